@@ -1,0 +1,65 @@
+//! The command line: arguments, printing and progress; no maths. One file a command.
+
+mod chat;
+mod detokenize;
+mod generate;
+mod inspect;
+mod logits;
+mod models;
+mod pull;
+mod tokenize;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "fs", version, about = "Failed Star: a small LLM inference engine, written to be read")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a text
+    Generate(generate::Args),
+    /// Talk with a model
+    Chat(chat::Args),
+    /// Turn text into token ids
+    Tokenize(tokenize::Args),
+    /// Turn token ids into text
+    Detokenize(detokenize::Args),
+    /// Show a model's architecture, tensors, memory and cost
+    Inspect(inspect::Args),
+    /// Show the most likely next tokens
+    Logits(logits::Args),
+    /// Check a model, layer by layer, against recorded outputs of the official implementation
+    Verify(verify::Args),
+    /// Download a model
+    Pull(pull::Args),
+    /// List the models on this machine
+    Models(models::Args),
+}
+
+/// Runs the command line; the result is the process's exit code: 1 for a failure, 2 for wrong usage.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Detokenize(args) => detokenize::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Pull(args) => pull::run(args),
+        Command::Models(args) => models::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! **Failed Star**: a small LLM inference engine, written to be read.
+//!
+//! Read the modules in the order a prompt meets them:
+//!
+//! 1. [`text`]: text becomes token ids (NFC, pre-tokenizer, byte-level BPE), and token ids become text.
+//! 2. [`weights`]: files become a [`weights::Config`] and named tensors; nothing in a file is trusted.
+//! 3. [`model`]: the Qwen3 forward pass, once, as a short program over about a dozen operations, and the KV cache.
+//! 4. [`backend`]: what runs those operations: [`backend::reference`] (plain loops, the oracle) and [`backend::cpu`].
+//! 5. [`session`]: [`session::Engine`] (immutable) and [`session::Session`] (one growing timeline), sampling, stopping.
+//!
+//! The command line (`src/cli`) sees [`session::Engine`] and [`session::Session`] only, never a tensor.
+
+pub mod backend;
+pub mod model;
+pub mod session;
+pub mod text;
+pub mod weights;

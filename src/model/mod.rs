@@ -1,0 +1,1 @@
+//! What Qwen3 computes: the tensors a configuration expects, the forward pass, and the KV cache.

@@ -1,0 +1,3 @@
+//! [`Engine`](crate::session) and sessions.
+
+pub mod sampling;

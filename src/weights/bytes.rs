@@ -1,0 +1,66 @@
+//! Bytes that live as long as anyone holds them: mapped from a file, embedded in the binary, or owned.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// A cheap-to-clone window of immutable bytes. Tensors hold one each, so a mapped file stays mapped
+/// exactly as long as some tensor of it is alive.
+#[derive(Clone)]
+pub struct SharedBytes {
+    owner: Owner,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Mapped(Arc<memmap2::Mmap>),
+    Static(&'static [u8]),
+    Owned(Arc<Vec<u8>>),
+}
+
+impl SharedBytes {
+    /// The whole of a mapped file.
+    pub fn from_mmap(map: memmap2::Mmap) -> Self {
+        let range = 0..map.len();
+        Self { owner: Owner::Mapped(Arc::new(map)), range }
+    }
+
+    /// Bytes embedded in the binary.
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Self { owner: Owner::Static(bytes), range: 0..bytes.len() }
+    }
+
+    /// Bytes made at run time.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { owner: Owner::Owned(Arc::new(bytes)), range }
+    }
+
+    /// The window `range` of this window, sharing the same owner; `None` if it does not fit inside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        if range.start > range.end || range.end > self.range.len() {
+            return None;
+        }
+        let start = self.range.start + range.start;
+        Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let all: &[u8] = match &self.owner {
+            Owner::Mapped(map) => map,
+            Owner::Static(bytes) => bytes,
+            Owner::Owned(bytes) => bytes,
+        };
+        &all[self.range.clone()]
+    }
+}
+
+impl std::fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedBytes({} bytes)", self.range.len())
+    }
+}

@@ -1,0 +1,43 @@
+//! The element types that a tensor can be stored in.
+
+/// How a tensor's elements are stored. One row a format; block-quantized formats will join it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DType {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision: 5 exponent bits, 10 mantissa bits.
+    F16,
+    /// The upper half of an f32: 8 exponent bits, 7 mantissa bits.
+    BF16,
+}
+
+impl DType {
+    /// Every format, in the order of the table: format, name in safetensors headers and on screen, bytes an element.
+    pub const TABLE: [(DType, &'static str, usize); 3] =
+        [(DType::F32, "F32", 4), (DType::F16, "F16", 2), (DType::BF16, "BF16", 2)];
+
+    /// The name used in safetensors headers and on screen.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The format with this safetensors name, if it is one that `fs` reads.
+    pub fn from_name(name: &str) -> Option<DType> {
+        Self::TABLE.iter().find(|row| row.1 == name).map(|row| row.0)
+    }
+
+    /// Bytes that `elements` elements take, or `None` if that overflows.
+    pub fn bytes(self, elements: usize) -> Option<usize> {
+        elements.checked_mul(self.row().2)
+    }
+
+    fn row(self) -> &'static (DType, &'static str, usize) {
+        Self::TABLE.iter().find(|row| row.0 == self).expect("every dtype has a row")
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}

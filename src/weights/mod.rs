@@ -1,0 +1,20 @@
+//! Files become named tensors: configuration, safetensors (one file or shards), dtypes, and where models live.
+//!
+//! Everything in a file is checked with overflow-safe arithmetic before it is allocated or indexed: a lying file
+//! gets a [`WeightsError`] that names the file, the tensor and the byte offset.
+
+mod bytes;
+mod checkpoint;
+mod config;
+mod dtype;
+mod error;
+mod generation_config;
+mod source;
+
+pub use bytes::SharedBytes;
+pub use checkpoint::{Checkpoint, Tensor};
+pub use config::{Config, RopeScaling};
+pub use dtype::DType;
+pub use error::WeightsError;
+pub use generation_config::GenerationConfig;
+pub use source::ModelSource;
