@@ -88,6 +88,12 @@ pub trait Backend: Send + Sync + 'static {
     /// What this backend runs on.
     fn info(&self) -> BackendInfo;
 
+    /// Bytes a second that this device reads from memory, measured now: what decoding can reach at most. `None` where
+    /// it means nothing.
+    fn read_bandwidth(&self) -> Option<f64> {
+        None
+    }
+
     /// Takes a weight over, without a copy where the layout allows it.
     fn load(&self, tensor: &Tensor) -> Result<Self::Weight, BackendError>;
 

@@ -70,13 +70,3 @@ impl Rope {
         out
     }
 }
-
-/// The longest context, in tokens: what the configuration says, or what YaRN stretches it to.
-pub fn context_length(config: &Config) -> usize {
-    match config.rope_scaling {
-        RopeScaling::None => config.max_position_embeddings,
-        RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
-            config.max_position_embeddings.max((factor * original_max_position_embeddings as f64) as usize)
-        }
-    }
-}

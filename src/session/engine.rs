@@ -7,7 +7,6 @@ use crate::backend::{Backend, BackendError, BackendInfo, BackendKind};
 use crate::model::expected;
 use crate::model::kv_cache::{KvDType, KvLayout};
 use crate::model::qwen3::{LogitsFor, Probe, Qwen3, State};
-use crate::model::rope;
 use crate::text::{ChatTemplate, TextError, Tokenizer};
 use crate::weights::{Checkpoint, Config, GenerationConfig, ModelSource, WeightsError};
 use std::ops::ControlFlow;
@@ -22,6 +21,15 @@ pub enum SessionError {
     /// The tokenizer or the chat template.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// Any of the model's files.
+    #[error(transparent)]
+    Source(#[from] anyhow::Error),
+    /// Text was given to a model without a tokenizer.
+    #[error("{model} has no tokenizer.json; give token ids instead of text")]
+    NoTokenizer {
+        /// The model's name.
+        model: String,
+    },
     /// The tensors in the files are not those that the configuration calls for.
     #[error("{model}: the weights do not match the configuration\n{report}")]
     Mismatch {
@@ -117,7 +125,7 @@ pub struct Engine {
 struct Inner {
     name: String,
     model: Arc<dyn Model>,
-    tokenizer: Tokenizer,
+    tokenizer: Option<Tokenizer>,
     chat_template: Option<ChatTemplate>,
     generation_config: GenerationConfig,
     checkpoint: Checkpoint,
@@ -139,7 +147,7 @@ impl Engine {
         let inner = Inner {
             name: source.name().into(),
             model,
-            tokenizer: source.tokenizer()?,
+            tokenizer: source.has_tokenizer().then(|| source.tokenizer()).transpose()?,
             chat_template: source.chat_template()?,
             generation_config: source.generation_config()?,
             checkpoint,
@@ -162,9 +170,15 @@ impl Engine {
         self.inner.model.backend()
     }
 
-    /// The model's tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.inner.tokenizer
+    /// The model's tokenizer. A model without one can be run on token ids, not on text.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, SessionError> {
+        self.inner.tokenizer.as_ref().ok_or_else(|| SessionError::NoTokenizer { model: self.name().to_owned() })
+    }
+
+    /// The bytes of a token; empty if it has none, as the rows of the embedding beyond the tokenizer's last id, which
+    /// the model never learned to use.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.inner.tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_bytes(id)).unwrap_or_default()
     }
 
     /// The model's chat template, if it has one.
@@ -175,6 +189,17 @@ impl Engine {
     /// The sampling defaults that come with the model.
     pub fn generation_config(&self) -> &GenerationConfig {
         &self.inner.generation_config
+    }
+
+    /// Tokens that end a text: those of generation_config.json, else of config.json.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        let recommended = &self.generation_config().eos_token_id;
+        if recommended.is_empty() { self.config().eos_token_id.clone() } else { recommended.clone() }
+    }
+
+    /// Bytes a second that this machine reads, measured now; `None` where the backend cannot tell.
+    pub fn read_bandwidth(&self) -> Option<f64> {
+        self.inner.model.read_bandwidth()
     }
 
     /// The dtype of most of the weights, for the line that `fs` prints at start.
@@ -201,7 +226,7 @@ impl Engine {
 
     /// Starts an empty sequence.
     pub fn session(&self, options: SessionOptions) -> Result<Session, SessionError> {
-        let model_context = rope::context_length(self.config());
+        let model_context = self.config().max_context();
         let context = options.context.unwrap_or(model_context);
         if context > model_context {
             let model = self.name().to_owned();
@@ -322,7 +347,7 @@ impl Session {
             return Err(SessionError::ContextTooLong {
                 needed: tokens.len(),
                 context: self.context(),
-                model_context: rope::context_length(self.engine.config()),
+                model_context: self.engine.config().max_context(),
             });
         }
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
@@ -360,6 +385,7 @@ impl Session {
 trait Model: Send + Sync {
     fn config(&self) -> &Config;
     fn backend(&self) -> BackendInfo;
+    fn read_bandwidth(&self) -> Option<f64>;
     fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline>;
 }
 
@@ -377,6 +403,10 @@ impl<B: Backend> Model for Qwen3<B> {
 
     fn backend(&self) -> BackendInfo {
         Qwen3::backend(self).info()
+    }
+
+    fn read_bandwidth(&self) -> Option<f64> {
+        Qwen3::backend(self).read_bandwidth()
     }
 
     fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline> {

@@ -122,13 +122,12 @@ impl Session {
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Completion, SessionError> {
         let engine = self.engine().clone();
-        let tokenizer = engine.tokenizer();
         let mut sampler = Sampler::new(options.sampling.clone(), engine.config().vocab_size)?;
         if prompt.len() >= self.context() {
             return Err(SessionError::ContextTooLong {
                 needed: prompt.len() + 1,
                 context: self.context(),
-                model_context: crate::model::rope::context_length(engine.config()),
+                model_context: engine.config().max_context(),
             });
         }
         let mut timings = Timings { prompt_tokens: prompt.len(), ..Timings::default() };
@@ -159,8 +158,7 @@ impl Session {
                 break StopReason::StopToken;
             }
             tokens.push(choice.id);
-            // Rows of the embedding beyond the tokenizer's last id have no text; a model never learned to use them.
-            let piece = decoder.push(tokenizer.token_bytes(choice.id).unwrap_or_default());
+            let piece = decoder.push(engine.token_bytes(choice.id));
             let (piece, stopped) = stops.push(&piece);
             text.push_str(&piece);
             let token = GeneratedToken {

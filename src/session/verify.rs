@@ -93,7 +93,7 @@ pub struct Fixture {
 
 /// The fixtures that travel with the binary, so that `fs verify` needs nothing but the model: manifest, then files.
 #[cfg(feature = "embedded-model")]
-const EMBEDDED: [(&str, &[(&str, &[u8])]); 2] = {
+const EMBEDDED: [(&str, &[(&str, &[u8])]); 1] = {
     macro_rules! golden {
         ($($path:literal),*) => {
             &[$(($path, include_bytes!(concat!("../../tests/golden/forward/", $path)))),*]
@@ -101,7 +101,7 @@ const EMBEDDED: [(&str, &[(&str, &[u8])]); 2] = {
     }
     [
         ("qwen3-0.6b", golden!("qwen3-0.6b/manifest.json", "qwen3-0.6b/case_0.safetensors")),
-        ("stories", golden!("stories/manifest.json", "stories/case_0.safetensors")),
+        // ("stories", golden!("stories/manifest.json", "stories/case_0.safetensors")),
     ]
 };
 
@@ -300,4 +300,16 @@ fn verify_greedy(
         tokens.push(expected);
     }
     Ok(verdict)
+}
+
+/// The largest NMSE against the reference backend that an operation may have, with the same weights.
+///
+/// Sums of hundreds of products differ by the order of summation; element-wise operations only by the last bits of
+/// `exp`; copies not at all.
+pub fn contract(operation: &str) -> f64 {
+    match operation {
+        "embed" | "copy_rows" => 0.0,
+        "linear" | "linear_qkv" | "linear_swiglu" | "attention" => 1e-6,
+        _ => 1e-7,
+    }
 }

@@ -5,7 +5,9 @@ use super::json::{MAX_JSON_BYTES, parse_object, read_bounded};
 use super::known_models::{self, KNOWN};
 use super::{Checkpoint, Config, GenerationConfig, WeightsError, embedded, model_directory};
 use crate::text::{ChatTemplate, Tokenizer};
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named, if it has been downloaded.
@@ -166,6 +168,14 @@ impl ModelSource {
         }
     }
 
+    /// Whether there is a tokenizer: token ids can be used without one.
+    pub fn has_tokenizer(&self) -> bool {
+        match &self.place {
+            Place::Embedded(_) => true,
+            Place::Directory { dir, .. } => dir.join("tokenizer.json").exists(),
+        }
+    }
+
     /// `tokenizer.json`.
     pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
         let (file, json) = self.require("tokenizer.json")?;
@@ -195,6 +205,29 @@ impl ModelSource {
             other => other,
         };
         Ok(template.and_then(serde_json::Value::as_str).map(|text| (file, text.to_string())))
+    }
+
+    /// SHA-256 of each weights file, by file name: what golden vectors are tied to.
+    pub fn weights_sha256(&self) -> Result<BTreeMap<String, String>, WeightsError> {
+        let files: BTreeSet<PathBuf> = match &self.place {
+            Place::Embedded(model) => {
+                let bytes = model.weights.into_iter();
+                return Ok(bytes.map(|bytes| ("model.safetensors".into(), hex(&Sha256::digest(bytes)))).collect());
+            }
+            Place::Directory { .. } => {
+                let checkpoint = self.require_checkpoint()?;
+                checkpoint.tensors().map(|tensor| PathBuf::from(&*tensor.file)).collect()
+            }
+        };
+        let hash = |path: PathBuf| {
+            let mut hasher = Sha256::new();
+            let read = std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
+            match read {
+                Ok(_) => Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), hex(&hasher.finalize()))),
+                Err(source) => Err(WeightsError::Io { path, source }),
+            }
+        };
+        files.into_iter().map(hash).collect()
     }
 
     /// The weights; `None` if the source has a configuration but no weights.
@@ -260,4 +293,8 @@ fn pulled_names() -> Vec<String> {
         .filter(|entry| entry.path().join("config.json").is_file())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,6 +3,7 @@
 //! Each operation's file cuts its output into blocks for the [threads] and hands each block to a kernel of [simd].
 
 mod attention;
+mod bandwidth;
 mod linear;
 mod rows;
 pub mod simd;
@@ -50,6 +51,10 @@ impl Backend for Cpu {
 
     fn info(&self) -> BackendInfo {
         BackendInfo { name: "cpu", device: self.level.name().into(), threads: self.pool.threads() }
+    }
+
+    fn read_bandwidth(&self) -> Option<f64> {
+        Some(bandwidth::read_bandwidth(self))
     }
 
     fn load(&self, tensor: &Tensor) -> Result<CpuWeight, BackendError> {

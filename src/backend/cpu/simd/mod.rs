@@ -17,7 +17,7 @@ mod kernels;
 mod neon;
 mod scalar;
 
-pub use kernels::{Attention, Linear, RmsNorm, SwiGlu};
+pub use kernels::{Attention, Linear, RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
 
