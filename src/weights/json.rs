@@ -200,7 +200,7 @@ impl<'de, T: Named> DeserializeSeed<'de> for NamedSeed<'_, T> {
 }
 
 /// A name from a file as an error or a table may show it: control characters escaped, and not endless.
-pub(crate) fn printable(name: &str) -> String {
+pub fn printable(name: &str) -> String {
     let mut shown: String = name.chars().take(200).collect::<String>().escape_debug().to_string();
     if name.chars().nth(200).is_some() {
         shown.push('…');

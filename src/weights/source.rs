@@ -136,6 +136,16 @@ impl ModelSource {
         self.is_embedded_default
     }
 
+    /// The line that commands put on stderr if [`is_embedded_default`](Self::is_embedded_default).
+    pub fn default_notice(&self) -> Option<String> {
+        self.is_embedded_default.then(|| {
+            format!(
+                "no model named and none found: using the embedded `{}`; `fs pull {PREFERRED}` gets the real one",
+                self.name
+            )
+        })
+    }
+
     /// The directory that the files lie in; `None` if they are in the binary.
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
