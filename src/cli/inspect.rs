@@ -2,8 +2,9 @@
 
 use anyhow::bail;
 use failed_star::model::expected::{Cost, Report, compare, cost, expected_tensors};
-use failed_star::weights::{Checkpoint, Config, DType, ModelSource, RopeScaling, WeightsError, printable};
+use failed_star::weights::{Checkpoint, Config, DType, ModelSource, RopeScaling, Tensor, WeightsError, printable};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
@@ -94,7 +95,7 @@ impl Inspection {
             report: config.as_ref().zip(checkpoint.as_ref()).map(|(config, all)| compare(config, all)),
             has_weights: checkpoint.is_some(),
             rows: match (&checkpoint, &config) {
-                (Some(checkpoint), _) => stored_rows(checkpoint),
+                (Some(checkpoint), config) => stored_rows(checkpoint, config.as_ref()),
                 (None, Some(config)) => expected_rows(config, |name| stored_as(config, name)),
                 (None, None) => Vec::new(),
             },
@@ -211,15 +212,20 @@ impl Inspection {
     }
 }
 
-fn stored_rows(checkpoint: &Checkpoint) -> Vec<Row> {
-    let row = |tensor: &failed_star::weights::Tensor| Row {
+/// The tensors of a checkpoint in the order of the forward pass; those that no one expects, last.
+fn stored_rows(checkpoint: &Checkpoint, config: Option<&Config>) -> Vec<Row> {
+    let expected = config.map(expected_tensors).unwrap_or_default();
+    let order: HashMap<&str, usize> = expected.iter().enumerate().map(|(i, (name, _))| (name.as_str(), i)).collect();
+    let mut tensors: Vec<&Tensor> = checkpoint.tensors().collect();
+    tensors.sort_by_key(|tensor| order.get(tensor.name.as_str()).copied().unwrap_or(usize::MAX));
+    let row = |tensor: &Tensor| Row {
         name: tensor.name.clone(),
         dtype: tensor.dtype,
         shape: tensor.shape.clone(),
         bytes: tensor.data.len() as u64,
         place: Some((tensor.file.to_string(), tensor.offset)),
     };
-    checkpoint.tensors().map(row).collect()
+    tensors.into_iter().map(row).collect()
 }
 
 fn expected_rows(config: &Config, dtype: impl Fn(&str) -> DType) -> Vec<Row> {
@@ -275,7 +281,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

@@ -28,6 +28,9 @@ enum Place {
     Directory { dir: PathBuf, weights: Option<PathBuf> },
 }
 
+/// A file's name for errors, and its bytes.
+type File = (String, Cow<'static, [u8]>);
+
 impl ModelSource {
     /// Finds a model. What exists as a path is a path: a model's directory, a `.safetensors` file, an index or a
     /// `config.json`. Everything else is a name, in any case: one of [`KNOWN`] or `owner/name` looks in
@@ -232,11 +235,11 @@ impl ModelSource {
         })
     }
 
-    /// A file's name for errors, and its bytes; `None` if there is no such file.
-    fn read(&self, name: &str) -> Result<Option<(String, Cow<'static, [u8]>)>, WeightsError> {
+    /// A file by name; `None` if there is none.
+    fn read(&self, name: &str) -> Result<Option<File>, WeightsError> {
         match &self.place {
             Place::Embedded(model) => {
-                Ok(model.read(name).map(|bytes| (format!("{} (embedded) {name}", model.name), bytes)))
+                Ok(model.read(name).map(|bytes| (format!("{}/{name} (embedded)", model.name), bytes)))
             }
             Place::Directory { dir, .. } => {
                 let path = dir.join(name);
@@ -249,7 +252,7 @@ impl ModelSource {
         }
     }
 
-    fn require(&self, name: &str) -> Result<(String, Cow<'static, [u8]>), WeightsError> {
+    fn require(&self, name: &str) -> Result<File, WeightsError> {
         self.read(name)?.ok_or_else(|| WeightsError::Absent {
             model: self.path().map_or(self.name.clone(), |dir| dir.display().to_string()),
             part: name.to_string(),
@@ -270,4 +273,51 @@ fn pulled_names() -> Vec<String> {
         .filter(|entry| entry.path().join("config.json").is_file())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(files: &[(&str, &str)]) -> Option<String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).expect("a writable directory");
+        }
+        let source = ModelSource::resolve(dir.path().to_str()).expect("a directory");
+        source.chat_template_text().expect("valid files").map(|(_, text)| text)
+    }
+
+    #[test]
+    fn the_template_file_wins_over_the_tokenizer_config() {
+        let config = ("tokenizer_config.json", r#"{"chat_template": "in json"}"#);
+        assert_eq!(template(&[config]).as_deref(), Some("in json"));
+        assert_eq!(template(&[config, ("chat_template.jinja", "in jinja")]).as_deref(), Some("in jinja"));
+        let named =
+            r#"{"chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]}"#;
+        assert_eq!(template(&[("tokenizer_config.json", named)]).as_deref(), Some("b"));
+        assert_eq!(template(&[("tokenizer_config.json", "{}")]), None);
+        assert_eq!(template(&[]), None);
+    }
+
+    #[cfg(feature = "embedded-model")]
+    #[test]
+    fn the_embedded_files_are_whole() {
+        use sha2::Digest;
+        let qwen3 = ModelSource::embedded(embedded::find("qwen/qwen3-0.6b").expect("embedded"));
+        let (_, tokenizer) = qwen3.require("tokenizer.json").expect("embedded");
+        let digest = sha2::Sha256::digest(&tokenizer);
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4", "the published file");
+        assert!(qwen3.chat_template_text().expect("valid").is_some_and(|(_, text)| text.contains("enable_thinking")));
+        let error = qwen3.require_checkpoint().expect_err("no weights are embedded").to_string();
+        assert!(error.contains("qwen3-0.6b: no weights") && error.contains("fs pull qwen3-0.6b"), "{error}");
+
+        let stories = ModelSource::embedded(embedded::find("stories").expect("embedded"));
+        let config = stories.config().expect("valid");
+        let checkpoint = stories.require_checkpoint().expect("embedded");
+        let report = crate::model::expected::compare(&config, &checkpoint);
+        assert!(report.is_ok(), "{report}");
+        assert!(stories.generation_config().is_ok());
+    }
 }
