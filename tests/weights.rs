@@ -182,6 +182,21 @@ fn lengths_shapes_and_dtypes_that_lie_are_refused() {
 }
 
 #[test]
+fn errors_about_long_text_are_short() {
+    let long = "x".repeat(1_000_000);
+    for header in [
+        json!({ "t": { "dtype": "F32", "shape": [1], "data_offsets": [0, 4], &long: 1 } }),
+        json!({ "t": long }),
+        json!({ &long: entry("F32", &[2], 0, 4) }),
+        json!({ "t": entry(&long, &[1], 0, 4) }),
+        json!({ "t": entry("F32", &vec![1; 100_000], 0, 4) }),
+    ] {
+        let error = read(padded(header, &[0; 4])).expect_err("not valid");
+        assert!(error.len() < 1000, "{} bytes", error.len());
+    }
+}
+
+#[test]
 fn duplicate_names_are_refused() {
     let t = entry("F32", &[2], 0, 8);
     refused(file(&format!("{{\"t\":{t},\"t\":{t}}}"), &[0; 8]), &["`t`", "twice"]);
@@ -380,6 +395,32 @@ fn the_single_file_is_preferred_to_the_index() {
     let dir = sharded(whole());
     write(dir.path(), "model.safetensors", official(&[("only", Dtype::F32, vec![1], vec![0; 4])]));
     assert!(Checkpoint::open(dir.path()).expect("a valid file").get("only").is_some());
+}
+
+/// The real Qwen3-0.6B's tensors at their real size, in a file that is a hole but for its header.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_of_the_real_size_is_opened_without_being_read() {
+    let json = include_bytes!("golden/configs/qwen3-0.6b.json");
+    let config = Config::from_json(json, "config.json").expect("a real configuration");
+    let mut tensors = expected_tensors(&config);
+    tensors.push(("lm_head.weight".into(), vec![151_936, 1024]));
+    let (mut header, mut end) = (json!({}), 0);
+    for (name, shape) in &tensors {
+        let begin = end;
+        end += 2 * shape.iter().product::<usize>();
+        header[name] = entry("BF16", shape, begin, end);
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    write(dir.path(), "model.safetensors", padded(header, b""));
+    let file = std::fs::OpenOptions::new().append(true).open(dir.path().join("model.safetensors")).expect("a file");
+    file.set_len(file.metadata().expect("a length").len() + end as u64).expect("a sparse file");
+
+    let checkpoint = Checkpoint::open(dir.path()).expect("a valid file");
+    assert_eq!(checkpoint.tensors().count(), 311);
+    assert_eq!(checkpoint.tensors().map(|tensor| tensor.elements()).sum::<usize>(), 751_632_384);
+    let report = compare(&config, &checkpoint);
+    assert!(report.is_ok() && report.other_dtypes.is_empty(), "{report}");
 }
 
 // The report.

@@ -1,6 +1,6 @@
 //! `config.json`: the numbers that fix the shape of every tensor.
 
-use super::json::{Fields, parse_object};
+use super::json::{Fields, parse_object, printable};
 use super::{DType, WeightsError};
 use serde_json::Value;
 
@@ -190,7 +190,8 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), WeightsError> {
     if let Some(names) = architectures
         && !names.contains(&"Qwen3ForCausalLM")
     {
-        let message = format!("architectures: found {names:?}, expected Qwen3ForCausalLM, the only one fs runs");
+        let found = printable(&format!("{names:?}"));
+        let message = format!("architectures: found {found}, expected Qwen3ForCausalLM, the only one fs runs");
         return Err(fields.invalid(message));
     }
     if fields.text("hidden_act")?.is_some_and(|act| act != "silu") {
@@ -203,12 +204,14 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), WeightsError> {
         value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>()
     })?;
     if let Some(other) = layer_types.unwrap_or_default().iter().find(|name| **name != "full_attention") {
-        let message = format!("layer_types: found {other:?}, expected \"full_attention\", the only kind fs implements");
+        let other = printable(other);
+        let message = format!("layer_types: found `{other}`, expected \"full_attention\", the only kind fs implements");
         return Err(fields.invalid(message));
     }
     if let Some(quantization) = fields.get("quantization_config") {
         let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-        let message = format!("quantization_config: the weights are quantized ({method:?}); use the BF16 checkpoint");
+        let method = printable(method);
+        let message = format!("quantization_config: the weights are quantized ({method}); use the BF16 checkpoint");
         return Err(fields.invalid(message));
     }
     Ok(())
@@ -273,7 +276,7 @@ fn read_rope_object(
         ["factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"];
     let known = |field: &str| COMMON.contains(&field) || kind == "yarn" && YARN.contains(&field);
     if let Some(field) = rope.names().find(|field| rope.get(field).is_some() && !known(field)) {
-        return Err(rope.error(field, format!("no such field with rope_type {kind:?}: fs does not implement it")));
+        return Err(rope.error(field, format!("no such field with rope_type `{kind}`: fs does not implement it")));
     }
     rope.number("partial_rotary_factor", "1: Qwen3 rotates whole heads", |n| n == 1.0)?;
     if kind == "default" {

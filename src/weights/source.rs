@@ -34,7 +34,7 @@ type File = (String, Cow<'static, [u8]>);
 impl ModelSource {
     /// Finds a model. What exists as a path is a path: a model's directory, a `.safetensors` file, an index or a
     /// `config.json`. Everything else is a name, in any case: one of [`KNOWN`] or `owner/name` looks in
-    /// [`model_directory`], `stories` is in the binary, and so are the tokenizer and configuration (not the
+    /// [`model_directory()`], `stories` is in the binary, and so are the tokenizer and configuration (not the
     /// weights) of `qwen3-0.6b` for when it has not been pulled.
     ///
     /// `None` is `$FS_MODEL` if set, else a pulled `qwen3-0.6b`, else the embedded `stories`.
@@ -228,7 +228,10 @@ impl ModelSource {
                 ),
                 Place::Directory { dir, .. } => (
                     dir.display().to_string(),
-                    format!("expected {SINGLE_FILE}, or {INDEX_FILE} and its shards; `fs pull` downloads them"),
+                    format!(
+                        "expected {SINGLE_FILE}, or {INDEX_FILE} and its shards; `fs pull` downloads them, and a \
+                         .safetensors file with another name can be given itself"
+                    ),
                 ),
             };
             WeightsError::Absent { model, part: "weights".into(), hint }
