@@ -185,7 +185,7 @@ fn a_pulled_qwen3_0_6b_with_weights_is_the_default() {
 fn unknown_names_list_what_there_is_and_how_to_get_more() {
     let models = temporary();
     write(&models.path().join("qwen3-8b/config.json"), QWEN3_8B);
-    fails(&run(models.path(), &["inspect", "lama"]), &["`lama`", "qwen3-8b", "fs pull"]);
+    fails(&run(models.path(), &["inspect", "lama"]), &["`lama`", "qwen3-8b (no weights)", "fs pull"]);
     fails(&run(models.path(), &["inspect", "qwen3-14b"]), &["qwen3-8b", "`fs pull qwen3-14b`"]);
     fails(&run(models.path(), &["inspect", "some/model"]), &["`fs pull some/model`"]);
     // A name cannot lead out of the model directory.

@@ -69,10 +69,13 @@ impl ModelSource {
         if let Some(source) = Self::pulled(&name).or_else(|| embedded::find(&name).map(Self::embedded)) {
             return Ok(source);
         }
-        let mut available: Vec<String> = embedded::MODELS.iter().map(|model| model.name.to_string()).collect();
-        available.extend(pulled_names());
+        let mut available: Vec<ModelSource> = embedded::MODELS.iter().map(Self::embedded).collect();
+        available.retain(|embedded| Self::pulled(embedded.name()).is_none());
+        available.extend(pulled_names().iter().filter_map(|name| Self::pulled(name)));
+        let label =
+            |source: &Self| format!("{}{}", source.name, if source.has_weights() { "" } else { " (no weights)" });
+        let mut available: Vec<String> = available.iter().map(label).collect();
         available.sort();
-        available.dedup();
         let hint = match known_models::repository(model) {
             Some(_) => format!("download it with `fs pull {model}`"),
             None => {
