@@ -171,11 +171,6 @@ pub fn parse_ids(text: &str) -> Result<Ids, String> {
 }
 
 impl PromptArgs {
-    /// Whether a prompt was given as an argument.
-    pub fn is_given(&self) -> bool {
-        self.text.is_some() || self.ids.is_some() || self.file.is_some()
-    }
-
     /// The prompt's token ids.
     pub fn tokens(&self, engine: &Engine) -> anyhow::Result<Vec<u32>> {
         let text = match self {
