@@ -63,3 +63,12 @@ pub fn run() -> ExitCode {
         }
     }
 }
+
+/// Writes a result to stdout. A reader that has seen enough (`fs models | head -1`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
