@@ -41,3 +41,9 @@ impl std::fmt::Display for DType {
         f.pad(self.name())
     }
 }
+
+impl serde::Serialize for DType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
