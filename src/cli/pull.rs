@@ -138,7 +138,8 @@ impl Progress {
                     "{msg:34!} {wide_bar} {decimal_bytes:>10}/{decimal_total_bytes} {decimal_bytes_per_sec:>12} {eta:>4}",
                 );
                 let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
-                let bar = bar.with_style(style.expect("a valid template")).with_message(file.to_string()).with_position(have);
+                let bar =
+                    bar.with_style(style.expect("a valid template")).with_message(file.to_string()).with_position(have);
                 // The rate is of what is received now, not of what was here.
                 bar.reset_eta();
                 self.bar = Some(bar);

@@ -136,8 +136,7 @@ impl Hub {
         reader.read_line(&mut line)?;
         let mut words = line.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let mut request =
-            Request { method: method.into(), path: path.into(), from: 0, authorization: None, sent: 0 };
+        let mut request = Request { method: method.into(), path: path.into(), from: 0, authorization: None, sent: 0 };
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
@@ -172,7 +171,8 @@ impl Hub {
         let fault = self.next_fault(&request.path);
         let silence = || std::thread::sleep(Duration::from_secs(20));
         let mut plain = |status: u16, headers: &str, body: &[u8]| {
-            let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+            let head =
+                format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
             let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
             if sent.is_ok() { body.len() } else { 0 }
         };
@@ -204,7 +204,13 @@ impl Hub {
         self.send(request, &file, fault, stream).unwrap_or(0)
     }
 
-    fn send(&self, request: &Request, file: &File, fault: Option<Fault>, out: &mut TcpStream) -> std::io::Result<usize> {
+    fn send(
+        &self,
+        request: &Request,
+        file: &File,
+        fault: Option<Fault>,
+        out: &mut TcpStream,
+    ) -> std::io::Result<usize> {
         let ranges = !matches!(fault, Some(Fault::IgnoreRange)) && request.from > 0;
         let from = if ranges { request.from.min(file.content.len()) } else { 0 };
         let mut body = file.content[from..].to_vec();
@@ -220,7 +226,8 @@ impl Hub {
             _ => {}
         }
         let etag = if let Some(Fault::Etag(etag)) = fault { etag } else { "same" };
-        let mut head = format!("HTTP/1.1 {} X\r\nconnection: close\r\netag: \"{etag}\"\r\n", if ranges { 206 } else { 200 });
+        let mut head =
+            format!("HTTP/1.1 {} X\r\nconnection: close\r\netag: \"{etag}\"\r\n", if ranges { 206 } else { 200 });
         if let Some(length) = length {
             head += &format!("content-length: {length}\r\n");
         }

@@ -69,7 +69,9 @@ pub enum DownloadError {
         message: String,
     },
     /// A file arrived whole, twice, with the wrong content.
-    #[error("{file}: the checksum is {found}, expected {expected}, twice in a row; the file was removed: try again later or another HF_ENDPOINT")]
+    #[error(
+        "{file}: the checksum is {found}, expected {expected}, twice in a row; the file was removed: try again later or another HF_ENDPOINT"
+    )]
     Checksum {
         /// The file.
         file: String,

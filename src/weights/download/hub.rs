@@ -243,16 +243,20 @@ impl Hub {
         let said = header(headers, "x-error-message").map(printable);
         let url = printable(url);
         match status {
-            401 | 403 if code == "RepoNotFound" && self.options.token.is_some() => {
-                DownloadError::NotFound(format!("{url}: the hub says that this repository does not exist for this token"))
-            }
+            401 | 403 if code == "RepoNotFound" && self.options.token.is_some() => DownloadError::NotFound(format!(
+                "{url}: the hub says that this repository does not exist for this token"
+            )),
             401 | 403 => {
                 let hint = match (&self.options.token, code) {
-                    (Some(_), _) => "The token that was sent is not accepted: is it valid, and have its owner accepted \
-                                     the model's terms on the repository's page?",
-                    (None, _) => "The repository is gated or private (or its name is misspelt). Accept its terms on its page, \
+                    (Some(_), _) => {
+                        "The token that was sent is not accepted: is it valid, and have its owner accepted \
+                                     the model's terms on the repository's page?"
+                    }
+                    (None, _) => {
+                        "The repository is gated or private (or its name is misspelt). Accept its terms on its page, \
                                   make a read token at https://huggingface.co/settings/tokens, and put it into HF_TOKEN or \
-                                  into ~/.cache/huggingface/token",
+                                  into ~/.cache/huggingface/token"
+                    }
                 };
                 let message = said.map(|said| format!(" ({said})")).unwrap_or_default();
                 DownloadError::Refused { url, status, message, hint: hint.into() }

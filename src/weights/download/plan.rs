@@ -63,7 +63,9 @@ impl Plan {
         let commit = listing.sha.unwrap_or_default();
         if !is_hex(&commit, 40) {
             let found = printable(&commit);
-            return Err(invalid(format!("the listing has no commit: `sha` is {found:?}, expected 40 hexadecimal digits")));
+            return Err(invalid(format!(
+                "the listing has no commit: `sha` is {found:?}, expected 40 hexadecimal digits"
+            )));
         }
         let siblings = listing.siblings.ok_or_else(|| invalid("the listing has no `siblings` (files)".into()))?;
         let mut listed = BTreeMap::new();
@@ -87,9 +89,8 @@ impl Plan {
             files.push(lookup.file(SINGLE, events)?);
         } else if listed.contains_key(INDEX) {
             let index = lookup.file(INDEX, events)?;
-            let shards = shard_names(&lookup.content(&index, events)?).map_err(|message| {
-                DownloadError::answer(&hub.file_url(&reference.repo, &commit, INDEX), message)
-            })?;
+            let shards = shard_names(&lookup.content(&index, events)?)
+                .map_err(|message| DownloadError::answer(&hub.file_url(&reference.repo, &commit, INDEX), message))?;
             files.push(index);
             for shard in shards {
                 files.push(lookup.file(&shard, events)?);
@@ -97,7 +98,11 @@ impl Plan {
         } else {
             let text = format!("{} at {commit}: neither {SINGLE} nor {INDEX}: ", reference.repo);
             let gguf = listed.keys().any(|name| name.ends_with(".gguf"));
-            let hint = if gguf { "it has GGUF files only; pull the original model" } else { "it has no weights that fs reads" };
+            let hint = if gguf {
+                "it has GGUF files only; pull the original model"
+            } else {
+                "it has no weights that fs reads"
+            };
             return Err(DownloadError::NotFound(text + hint));
         }
         if files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.size)).is_none() {
@@ -140,7 +145,9 @@ impl Lookup<'_> {
     fn file(&self, name: &str, events: Events) -> Result<RemoteFile, DownloadError> {
         let (repo, commit) = (&self.reference.repo, self.commit);
         let sibling = self.listed.get(name).ok_or_else(|| {
-            DownloadError::NotFound(format!("{repo} at {commit} has no {name}: not a model in the format that fs reads"))
+            DownloadError::NotFound(format!(
+                "{repo} at {commit} has no {name}: not a model in the format that fs reads"
+            ))
         })?;
         let url = self.hub.file_url(repo, commit, name);
         let lfs_size = sibling.lfs.as_ref().and_then(|lfs| lfs.size);
@@ -166,7 +173,8 @@ impl Lookup<'_> {
                     }
                 };
                 let found = head.linked_size.or_else(|| head.content_length());
-                let size = size.or(found).ok_or_else(|| DownloadError::answer(&url, "the server does not tell its size"))?;
+                let size =
+                    size.or(found).ok_or_else(|| DownloadError::answer(&url, "the server does not tell its size"))?;
                 let etag = head.linked_etag.clone().or_else(|| head.etag()).unwrap_or_default();
                 let found = Checksum::sha256(&etag).or_else(|| Checksum::git_blob(&etag));
                 let missing = || DownloadError::answer(&url, "the server gives no checksum for this file");

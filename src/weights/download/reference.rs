@@ -39,7 +39,9 @@ impl Reference {
             let text = printable(&repo);
             DownloadError::Name(match repo.contains('/') {
                 true => format!("{text:?} is not a repository's name; expected OWNER/NAME"),
-                false => format!("{text:?} is not a known model; known are {names}, and any other Qwen3 model as OWNER/NAME"),
+                false => {
+                    format!("{text:?} is not a known model; known are {names}, and any other Qwen3 model as OWNER/NAME")
+                }
             })
         };
         let full = known_models::repository(&repo).ok_or_else(unknown)?;
@@ -82,7 +84,8 @@ mod tests {
 
     #[test]
     fn every_spelling_names_the_same_repository() {
-        let expected = |r: Option<&str>| ("qwen3-0.6b".to_string(), "Qwen/Qwen3-0.6B".to_string(), r.map(str::to_string));
+        let expected =
+            |r: Option<&str>| ("qwen3-0.6b".to_string(), "Qwen/Qwen3-0.6B".to_string(), r.map(str::to_string));
         for text in ["qwen3-0.6b", "Qwen3-0.6B", "Qwen/Qwen3-0.6B", "https://huggingface.co/Qwen/Qwen3-0.6B/"] {
             assert_eq!(parsed(text), expected(None), "{text}");
         }
@@ -94,7 +97,9 @@ mod tests {
 
     #[test]
     fn what_could_leave_the_model_directory_is_refused() {
-        for text in ["", "..", "a/..", "../b", "a/b/c", "a/.b", "/b", "a/", "a\\b/c", "a/b@", "https://h/a", "a/b\u{1b}[2J"] {
+        for text in
+            ["", "..", "a/..", "../b", "a/b/c", "a/.b", "/b", "a/", "a\\b/c", "a/b@", "https://h/a", "a/b\u{1b}[2J"]
+        {
             assert!(matches!(Reference::parse(text), Err(DownloadError::Name(_))), "{text:?}");
         }
     }

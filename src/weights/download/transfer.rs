@@ -195,7 +195,10 @@ impl<'a> Transfer<'a> {
             let missing = self.file.size - self.have;
             if n as u64 > missing {
                 self.restart()?;
-                return Err(DownloadError::answer(&url, format!("sends more than the {} bytes listed", self.file.size)));
+                return Err(DownloadError::answer(
+                    &url,
+                    format!("sends more than the {} bytes listed", self.file.size),
+                ));
             }
             if n == 0 && missing > 0 {
                 let so_far = format!("{} of {} bytes", self.have, self.file.size);
@@ -248,7 +251,8 @@ impl<'a> Transfer<'a> {
         let missing = size - self.have;
         match answer.content_length() {
             Some(length) if length != missing => {
-                let message = format!("announces {length} bytes where {missing} are expected (the listing says {size})");
+                let message =
+                    format!("announces {length} bytes where {missing} are expected (the listing says {size})");
                 Err(DownloadError::answer(url, message))
             }
             _ => Ok(()),
