@@ -124,11 +124,11 @@ impl DownloadError {
     }
 
     pub(super) fn answer(url: &str, message: impl Into<String>) -> DownloadError {
-        DownloadError::Answer { url: printable(url), message: message.into() }
+        DownloadError::Answer { url: shown(url), message: message.into() }
     }
 
     pub(super) fn connection(url: &str, message: impl ToString) -> DownloadError {
-        DownloadError::Connection { url: printable(url), message: printable(&message.to_string()) }
+        DownloadError::Connection { url: shown(url), message: shown(&message.to_string()) }
     }
 }
 
@@ -145,7 +145,7 @@ impl<T> At<T> for std::io::Result<T> {
 
 /// Text from a server, safe to print: no control characters (they could drive the terminal), not endless, and
 /// of a URL no query (a CDN's query is a signed permission to download).
-pub(super) fn printable(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let text = if text.starts_with("http") { text.split('?').next().unwrap_or_default() } else { text };
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }

@@ -1,6 +1,6 @@
 //! HTTP: requests to a hub that speaks Hugging Face's API, redirects, tokens, and when to try again.
 
-use super::error::{DownloadError, printable};
+use super::error::{DownloadError, shown};
 use super::{Event, Events};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,14 +42,14 @@ impl HubOptions {
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let endpoint = endpoint.trim_end_matches('/').to_string();
         if Origin::of(&endpoint).is_none() {
-            let message = format!("{:?} is not a http:// or https:// address", printable(&endpoint));
+            let message = format!("{:?} is not a http:// or https:// address", shown(&endpoint));
             return Err(DownloadError::Environment { variable: "HF_ENDPOINT".into(), message });
         }
         let timeout = match variable("HF_HUB_DOWNLOAD_TIMEOUT") {
             None => 30,
             Some(text) => text.parse().ok().filter(|s| (1..=3600).contains(s)).ok_or(DownloadError::Environment {
                 variable: "HF_HUB_DOWNLOAD_TIMEOUT".into(),
-                message: format!("{:?} is not a number of seconds from 1 to 3600", printable(&text)),
+                message: format!("{:?} is not a number of seconds from 1 to 3600", shown(&text)),
             })?,
         };
         Ok(HubOptions { endpoint, token: find_token()?, timeout: Duration::from_secs(timeout), retries: 5 })
@@ -102,7 +102,7 @@ impl Origin {
     }
 }
 
-/// A successful answer: 200 or 206.
+/// A successful answer: 200 or 206; or 416, when a range was asked for.
 pub(super) struct Answer {
     /// Where it came from, after redirects.
     pub url: String,
@@ -203,7 +203,8 @@ impl Hub {
                 url = redirected(&url, location)?;
                 continue;
             }
-            if status == 200 || status == 206 || known {
+            // 416, no such range: whoever asked for one starts again.
+            if status == 200 || status == 206 || known || (status == 416 && from > 0) {
                 return Ok(Answer { url, response, linked_etag, linked_size });
             }
             return Err(self.refusal(&url, status, headers));
@@ -233,15 +234,15 @@ impl Hub {
             | ureq::Error::HostNotFound
             | ureq::Error::ConnectionFailed
             | ureq::Error::Protocol(_) => DownloadError::connection(url, error),
-            error => DownloadError::answer(url, printable(&error.to_string())),
+            error => DownloadError::answer(url, shown(&error.to_string())),
         })
     }
 
     /// The error that a status means. `X-Error-Code` and `X-Error-Message` are the hub's own account of it.
     fn refusal(&self, url: &str, status: u16, headers: &HeaderMap) -> DownloadError {
         let code = header(headers, "x-error-code").unwrap_or_default();
-        let said = header(headers, "x-error-message").map(printable);
-        let url = printable(url);
+        let said = header(headers, "x-error-message").map(shown);
+        let url = shown(url);
         match status {
             401 | 403 if code == "RepoNotFound" && self.options.token.is_some() => DownloadError::NotFound(format!(
                 "{url}: the hub says that this repository does not exist for this token"
@@ -298,7 +299,7 @@ impl Hub {
 
 /// Where a `Location` points, seen from `url`.
 fn redirected(url: &str, location: &str) -> Result<String, DownloadError> {
-    let bad = || DownloadError::answer(url, format!("redirect to {:?}, which is not followed", printable(location)));
+    let bad = || DownloadError::answer(url, format!("redirect to {:?}, which is not followed", shown(location)));
     let from = Origin::of(url).ok_or_else(bad)?;
     let scheme = if from.https { "https" } else { "http" };
     let target = if location.starts_with("//") {

@@ -1,6 +1,6 @@
 //! From a reference to the list of files: which commit, which files, how large, with which content.
 
-use super::error::{DownloadError, printable};
+use super::error::{DownloadError, shown};
 use super::hub::{Hub, HubOptions, Method};
 use super::{Checksum, Events, Reference, RemoteFile, is_hex, transfer};
 use crate::weights::Config;
@@ -62,7 +62,7 @@ impl Plan {
         let invalid = |message: String| DownloadError::answer(&url, message);
         let commit = listing.sha.unwrap_or_default();
         if !is_hex(&commit, 40) {
-            let found = printable(&commit);
+            let found = shown(&commit);
             return Err(invalid(format!(
                 "the listing has no commit: `sha` is {found:?}, expected 40 hexadecimal digits"
             )));
@@ -71,7 +71,7 @@ impl Plan {
         let mut listed = BTreeMap::new();
         for sibling in siblings {
             if let Some(twice) = listed.insert(sibling.rfilename.clone(), sibling) {
-                return Err(invalid(format!("the listing names {:?} twice", printable(&twice.rfilename))));
+                return Err(invalid(format!("the listing names {:?} twice", shown(&twice.rfilename))));
             }
         }
         let lookup = Lookup { hub, reference: &reference, commit: &commit, listed: &listed };
@@ -123,7 +123,7 @@ fn read_listing(hub: &Hub, reference: &Reference, events: Events) -> Result<(Str
     let json = hub.json(&url, events).map_err(|error| match error {
         // Which of the two is it? The repository without a revision tells.
         DownloadError::NotFound(text) if hub.request(Method::Get, &hub.repo_url(repo), 0).is_ok() => {
-            DownloadError::NotFound(format!("{repo} has no revision {:?} ({text})", printable(revision)))
+            DownloadError::NotFound(format!("{repo} has no revision {:?} ({text})", shown(revision)))
         }
         DownloadError::NotFound(text) => DownloadError::NotFound(format!("there is no repository {repo} ({text})")),
         error => error,
@@ -207,7 +207,7 @@ fn shard_names(index: &[u8]) -> Result<BTreeSet<String>, String> {
         return Err(format!("names {} shards, expected 1 to {MOST_SHARDS}", shards.len()));
     }
     match shards.iter().find(|name| !is_plain(name) || !name.ends_with(".safetensors")) {
-        Some(name) => Err(format!("names the shard {:?}, which is not a plain NAME.safetensors", printable(name))),
+        Some(name) => Err(format!("names the shard {:?}, which is not a plain NAME.safetensors", shown(name))),
         None => Ok(shards),
     }
 }

@@ -1,6 +1,6 @@
 //! What the user asks for: a short name, `owner/name[@revision]`, or a web address.
 
-use super::error::{DownloadError, printable};
+use super::error::{DownloadError, shown};
 use crate::weights::known_models::{self, KNOWN};
 
 /// A repository at a revision, and the local name of the model.
@@ -26,7 +26,7 @@ impl Reference {
             Some(page) => parse_page(page).ok_or_else(|| {
                 DownloadError::Name(format!(
                     "{}: not the page of a model; expected https://huggingface.co/OWNER/NAME",
-                    printable(text)
+                    shown(text)
                 ))
             })?,
             None => match text.split_once('@') {
@@ -36,7 +36,7 @@ impl Reference {
         };
         let unknown = || {
             let names = KNOWN.map(|row| row.0).join(", ");
-            let text = printable(&repo);
+            let text = shown(&repo);
             DownloadError::Name(match repo.contains('/') {
                 true => format!("{text:?} is not a repository's name; expected OWNER/NAME"),
                 false => {
@@ -54,7 +54,7 @@ impl Reference {
         let short = KNOWN.iter().find(|row| row.0 == directory);
         let (name, repo) = short.map_or((full.clone(), full), |row| (row.0.to_string(), row.1.to_string()));
         if revision.as_ref().is_some_and(|r| r.is_empty() || r.len() > 200 || r.chars().any(char::is_control)) {
-            return Err(DownloadError::Name(format!("{}: the revision is empty or not a name", printable(text))));
+            return Err(DownloadError::Name(format!("{}: the revision is empty or not a name", shown(text))));
         }
         Ok(Reference { name, repo, directory, revision })
     }

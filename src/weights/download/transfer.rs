@@ -230,7 +230,11 @@ impl<'a> Transfer<'a> {
         if let Some(encoding) = answer.header("content-encoding").filter(|e| *e != "identity") {
             return Err(DownloadError::answer(url, format!("content-encoding {encoding:.40} was not asked for")));
         }
-        if status == 206 {
+        if status == 416 {
+            let message = format!("refuses to go on from byte {} (416)", self.have);
+            self.restart()?;
+            return Err(DownloadError::connection(url, message));
+        } else if status == 206 {
             let range = answer.header("content-range").unwrap_or("missing");
             let expected = format!("bytes {}-{}/{size}", self.have, size - 1);
             if self.have == 0 || range != expected {
