@@ -38,7 +38,7 @@ struct Row {
     problem: Option<String>,
     /// `None`: it is in the binary.
     path: Option<PathBuf>,
-    /// Bytes on disk; of a partial model also how many it will have.
+    /// Bytes on disk, or of the tensors in the binary; of a partial model also how many it will have.
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     full_size: Option<u64>,
@@ -130,6 +130,7 @@ fn row(name: String, source: &ModelSource) -> Row {
     Row {
         dtype: most.map(|(dtype, _)| dtype.to_string()),
         parameters: Some(elements.values().sum()),
+        size: Some(checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum()),
         ..Row::new(name, "complete")
     }
 }

@@ -1,13 +1,13 @@
 //! `fs pull`: downloads a model and says how to run it.
 
-use anyhow::Context;
 use clap::error::ErrorKind;
 use failed_star::weights::download::{self, DownloadError, Event, HubOptions, Plan, Reference, free_space};
+use failed_star::weights::known_models::KNOWN;
 use failed_star::weights::model_directory;
-use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,8 +15,6 @@ Examples:
   fs pull qwen3-8b --dry-run                 what would be downloaded, and how much
   fs pull Qwen/Qwen3-0.6B-Base@main          any Qwen3 model, at a branch, tag or commit
   fs pull https://huggingface.co/Qwen/Qwen3-1.7B
-
-Known models: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b, qwen3-32b.
 
 An interrupted download goes on where it stopped: run the same command again.
 
@@ -29,7 +27,7 @@ Environment:
 
 /// Arguments of `fs pull`.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = format!("{EXAMPLES}\n\nKnown models: {}.", KNOWN.map(|row| row.0).join(", ")))]
 pub struct Args {
     /// qwen3-0.6b and its sisters, OWNER/NAME, or the address of a model's page; with @REVISION if wanted
     model: String,
@@ -100,7 +98,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let result = download::pull(&options, &plan, &root, args.force, &mut |event| progress.show(event));
     progress.clear();
-    let outcome = result.with_context(|| format!("can't pull {}", plan.reference.name))?;
+    let outcome = result.map_err(|error| {
+        let hint =
+            if matches!(error, DownloadError::GaveUp { .. }) { "; the same command goes on from here" } else { "" };
+        anyhow::Error::from(error).context(format!("can't pull {}{hint}", plan.reference.name))
+    })?;
     let seconds = start.elapsed().as_secs_f64();
     if args.json {
         summary["status"] = if outcome.up_to_date { "up-to-date" } else { "pulled" }.into();
@@ -134,15 +136,7 @@ impl Progress {
                     let rest = if have > 0 { format!(", {} already here", DecimalBytes(have)) } else { String::new() };
                     return eprintln!("{file}: {}{rest}", DecimalBytes(size));
                 }
-                let style = ProgressStyle::with_template(
-                    "{msg:34!} {wide_bar} {decimal_bytes:>10}/{decimal_total_bytes} {decimal_bytes_per_sec:>12} {eta:>4}",
-                );
-                let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
-                let bar =
-                    bar.with_style(style.expect("a valid template")).with_message(file.to_string()).with_position(have);
-                // The rate is of what is received now, not of what was here.
-                bar.reset_eta();
-                self.bar = Some(bar);
+                self.bar = Some(bar(file, size, have));
             }
             Event::Received { have, .. } => {
                 if let Some(bar) = &self.bar {
@@ -151,7 +145,11 @@ impl Progress {
             }
             Event::Retry { error, wait } => self.line(&format!("{error}; next try in {:.1} s", wait.as_secs_f64())),
             Event::WrongChecksum { file } => self.line(&format!("{file}: wrong checksum, downloading it once more")),
-            Event::Checking { file } => self.line(&format!("{file}: checking what is here")),
+            // Below this, it takes no time that anyone notices.
+            Event::Checking { file, bytes } if bytes > 100_000_000 => {
+                self.line(&format!("{file}: checking the {} that are here", DecimalBytes(bytes)));
+            }
+            Event::Checking { .. } => {}
             Event::Present { file } => self.line(&format!("{file}: already here")),
             Event::Done { file } => {
                 self.clear();
@@ -174,4 +172,23 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A bar whose rate is of what is received now, not of what was here before.
+fn bar(file: &str, size: u64, have: u64) -> ProgressBar {
+    let rate = move |state: &ProgressState| state.pos().saturating_sub(have) as f64 / state.elapsed().as_secs_f64();
+    let show_rate = move |state: &ProgressState, text: &mut dyn Write| {
+        let _ = write!(text, "{}/s", DecimalBytes(rate(state) as u64));
+    };
+    let show_rest = move |state: &ProgressState, text: &mut dyn Write| {
+        let seconds = size.saturating_sub(state.pos()) as f64 / rate(state);
+        if seconds.is_finite() {
+            let _ = write!(text, "{:#}", HumanDuration(Duration::from_secs(seconds.min(1e6) as u64)));
+        }
+    };
+    let template = "{msg:34!} {wide_bar} {decimal_bytes:>10}/{decimal_total_bytes} {rate:>12} {rest:>4}";
+    let style = ProgressStyle::with_template(template).expect("a valid template");
+    let style = style.with_key("rate", show_rate).with_key("rest", show_rest);
+    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
+    bar.with_style(style).with_message(file.to_string()).with_position(have)
 }

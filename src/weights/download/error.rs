@@ -105,7 +105,7 @@ pub enum DownloadError {
         path: PathBuf,
     },
     /// The operating system refused to create, write, read or rename a file.
-    #[error("{}: {source}{}", path.display(), if source.kind() == std::io::ErrorKind::StorageFull { ": free some space and run the same command again, it goes on from here" } else { "" })]
+    #[error("cannot access {}{}", path.display(), if source.kind() == std::io::ErrorKind::StorageFull { "; free some space and run the same command again, it goes on from here" } else { "" })]
     Io {
         /// The file.
         path: PathBuf,
@@ -113,7 +113,7 @@ pub enum DownloadError {
         source: std::io::Error,
     },
     /// The files are as the hub has them, and no model that `fs` can run.
-    #[error("not a model that fs can run: {0}")]
+    #[error("not a model that fs can run")]
     Model(#[from] WeightsError),
 }
 

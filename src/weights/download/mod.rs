@@ -91,6 +91,8 @@ pub enum Event<'a> {
     Checking {
         /// The file.
         file: &'a str,
+        /// How many bytes.
+        bytes: u64,
     },
     /// The file was whole already, here or in the model that will be replaced.
     Present {

@@ -50,7 +50,7 @@ pub(super) fn is_whole(path: &Path, file: &RemoteFile, events: Events) -> Result
     if !path.metadata().is_ok_and(|m| m.is_file() && m.len() == file.size) {
         return Ok(false);
     }
-    events(Event::Checking { file: &file.name });
+    events(Event::Checking { file: &file.name, bytes: file.size });
     let mut hasher = Hasher::new(file);
     hash(&mut File::open(path).at(path)?, path, &mut hasher)?;
     Ok(hasher.finish() == file.checksum)
@@ -149,7 +149,7 @@ impl<'a> Transfer<'a> {
         if length > file.size {
             transfer.restart()?;
         } else if length > 0 {
-            events(Event::Checking { file: &file.name });
+            events(Event::Checking { file: &file.name, bytes: length });
             transfer.have = hash(&mut transfer.output, path, &mut transfer.hasher)?;
         }
         events(Event::Start { file: &file.name, size: file.size, have: transfer.have });
