@@ -1,6 +1,6 @@
 //! `fs generate`: continue a text.
 
-use super::common::{self, CacheArgs, INTERRUPTED, ModelArgs, PromptArgs, SamplingArgs};
+use super::common::{self, CacheArgs, INTERRUPTED, ModelArgs, PromptArgs, SamplingArgs, print};
 use failed_star::session::{Completion, Engine, Event, GenerateOptions, GeneratedToken, Session};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -112,13 +112,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("{}{seed}", common::speed_line(&session, &completion.timings));
     }
     Ok(if INTERRUPTED.load(Ordering::Relaxed) { ExitCode::from(130) } else { ExitCode::SUCCESS })
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
 }
 
 /// Prints the prompt once, so that what follows reads as one text.

@@ -6,6 +6,7 @@
 mod bytes;
 mod checkpoint;
 mod config;
+pub mod download;
 mod dtype;
 mod embedded;
 mod error;
