@@ -5,7 +5,9 @@ use super::json::{MAX_JSON_BYTES, parse_object, read_bounded};
 use super::known_models::{self, KNOWN};
 use super::{Checkpoint, Config, GenerationConfig, WeightsError, embedded, model_directory};
 use crate::text::{ChatTemplate, Tokenizer};
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named, if it has been downloaded.
@@ -182,6 +184,14 @@ impl ModelSource {
         }
     }
 
+    /// Whether there is a tokenizer: token ids can be used without one.
+    pub fn has_tokenizer(&self) -> bool {
+        match &self.place {
+            Place::Embedded(_) => true,
+            Place::Directory { dir, .. } => dir.join("tokenizer.json").exists(),
+        }
+    }
+
     /// `tokenizer.json`.
     pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
         let (file, json) = self.require("tokenizer.json")?;
@@ -211,6 +221,29 @@ impl ModelSource {
             other => other,
         };
         Ok(template.and_then(serde_json::Value::as_str).map(|text| (file, text.to_string())))
+    }
+
+    /// SHA-256 of each weights file, by file name: what golden vectors are tied to.
+    pub fn weights_sha256(&self) -> Result<BTreeMap<String, String>, WeightsError> {
+        let files: BTreeSet<PathBuf> = match &self.place {
+            Place::Embedded(model) => {
+                let bytes = model.weights.into_iter();
+                return Ok(bytes.map(|bytes| ("model.safetensors".into(), hex(&Sha256::digest(bytes)))).collect());
+            }
+            Place::Directory { .. } => {
+                let checkpoint = self.require_checkpoint()?;
+                checkpoint.tensors().map(|tensor| PathBuf::from(&*tensor.file)).collect()
+            }
+        };
+        let hash = |path: PathBuf| {
+            let mut hasher = Sha256::new();
+            let read = std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
+            match read {
+                Ok(_) => Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), hex(&hasher.finalize()))),
+                Err(source) => Err(WeightsError::Io { path, source }),
+            }
+        };
+        files.into_iter().map(hash).collect()
     }
 
     /// The weights; `None` if the source has a configuration but no weights.
@@ -281,6 +314,10 @@ fn pulled_names() -> Vec<String> {
         .collect()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,12 +346,9 @@ mod tests {
     #[cfg(feature = "embedded-model")]
     #[test]
     fn the_embedded_files_are_whole() {
-        use sha2::Digest;
         let qwen3 = ModelSource::embedded(embedded::find("qwen/qwen3-0.6b").expect("embedded"));
         let (_, tokenizer) = qwen3.require("tokenizer.json").expect("embedded");
-        let digest = sha2::Sha256::digest(&tokenizer);
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4", "the published file");
+        assert_eq!(hex(&Sha256::digest(&tokenizer)), "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4", "the published file");
         assert!(qwen3.chat_template_text().expect("valid").is_some_and(|(_, text)| text.contains("enable_thinking")));
         let error = qwen3.require_checkpoint().expect_err("no weights are embedded").to_string();
         assert!(error.contains("qwen3-0.6b: no weights") && error.contains("fs pull qwen3-0.6b"), "{error}");
