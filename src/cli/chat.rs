@@ -63,7 +63,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     common::catch_interrupts()?;
     let engine = args.model.load()?;
     let template = engine.chat_template().with_context(|| {
-        format!("{} has no chat template (chat_template.jinja or tokenizer_config.json); try `fs generate`", engine.name())
+        format!(
+            "{} has no chat template (chat_template.jinja or tokenizer_config.json); try `fs generate`",
+            engine.name()
+        )
     })?;
     let options = GenerateOptions {
         sampling: args.sampling.params(&engine),
@@ -76,7 +79,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         session: args.cache.session(&engine)?,
         options,
         messages: Vec::new(),
-        enable_thinking: if args.think { Some(true) } else if args.no_think { Some(false) } else { None },
+        enable_thinking: if args.think {
+            Some(true)
+        } else if args.no_think {
+            Some(false)
+        } else {
+            None
+        },
         quiet: args.model.device.quiet,
         last_speed: None,
         colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
@@ -124,7 +133,8 @@ impl Input {
             return Ok(Self::Pipe);
         }
         let mut editor = rustyline::DefaultEditor::new().context("cannot use the terminal")?;
-        let history = failed_star::weights::model_directory().ok().and_then(|dir| Some(dir.parent()?.join("chat-history")));
+        let history =
+            failed_star::weights::model_directory().ok().and_then(|dir| Some(dir.parent()?.join("chat-history")));
         if let Some(history) = &history {
             // There is none the first time.
             let _ = editor.load_history(history);
@@ -181,14 +191,16 @@ impl Chat<'_> {
     /// Asks and streams the answer to stdout. On an error the question is taken back.
     fn answer(&mut self, question: &str) -> anyhow::Result<()> {
         self.messages.push(message("user", question));
-        let result = self.generate();
-        match result {
-            Ok(answer) => self.messages.push(message("assistant", &answer)),
-            Err(_) => {
+        match self.generate() {
+            Ok(answer) => {
+                self.messages.push(message("assistant", &answer));
+                Ok(())
+            }
+            Err(error) => {
                 self.messages.pop();
+                Err(error)
             }
         }
-        result.map(|_| ())
     }
 
     fn generate(&mut self) -> anyhow::Result<String> {
@@ -224,7 +236,9 @@ impl Chat<'_> {
         screen.end()?;
         match completion.stop_reason {
             StopReason::Interrupted => eprintln!("(stopped)"),
-            StopReason::ContextFull => eprintln!("(the context of {} tokens is full: /reset or /undo)", self.session.context()),
+            StopReason::ContextFull => {
+                eprintln!("(the context of {} tokens is full: /reset or /undo)", self.session.context())
+            }
             _ => {}
         }
         self.last_speed = Some(common::speed_line(&self.session, &completion.timings));
@@ -270,17 +284,20 @@ impl Chat<'_> {
         let json = serde_json::to_vec_pretty(&self.messages)?;
         // Written beside and renamed, so that a full disk leaves an earlier save as it was.
         let partial = file.with_extension("partial");
-        std::fs::write(&partial, json).and_then(|()| std::fs::rename(&partial, file)).inspect_err(|_| {
-            let _ = std::fs::remove_file(&partial);
-        })
-        .with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&partial, json)
+            .and_then(|()| std::fs::rename(&partial, file))
+            .inspect_err(|_| {
+                let _ = std::fs::remove_file(&partial);
+            })
+            .with_context(|| format!("cannot write {}", file.display()))?;
         eprintln!("{} messages written to {}", self.messages.len(), file.display());
         Ok(())
     }
 
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
         let json = std::fs::read(file).with_context(|| file.display().to_string())?;
-        self.messages = serde_json::from_slice(&json).with_context(|| format!("{}: not a saved conversation", file.display()))?;
+        self.messages =
+            serde_json::from_slice(&json).with_context(|| format!("{}: not a saved conversation", file.display()))?;
         eprintln!("{} messages read from {}", self.messages.len(), file.display());
         Ok(())
     }

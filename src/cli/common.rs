@@ -54,8 +54,8 @@ impl ModelArgs {
 pub fn load(source: &ModelSource, device: &DeviceArgs) -> anyhow::Result<Engine> {
     let engine = Engine::load(source, &device.options())?;
     if !device.quiet {
-        if source.is_embedded_default() {
-            eprintln!("no model named: telling stories with the small one inside this program (a real one: fs pull qwen3-0.6b)");
+        if let Some(notice) = source.default_notice() {
+            eprintln!("{notice}");
         }
         let backend = engine.backend();
         let threads = if backend.threads == 1 { "1 thread".into() } else { format!("{} threads", backend.threads) };
@@ -235,7 +235,9 @@ impl PromptBar {
     /// A bar that is not shown yet.
     pub fn new(quiet: bool) -> Self {
         let show = !quiet && std::io::stderr().is_terminal();
-        let style = indicatif::ProgressStyle::with_template("reading the prompt {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left");
+        let style = indicatif::ProgressStyle::with_template(
+            "reading the prompt {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left",
+        );
         Self(match style {
             Ok(style) if show => Some(indicatif::ProgressBar::hidden().with_style(style)),
             _ => None,

@@ -104,7 +104,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         print("\n")?;
     }
     if !args.model.device.quiet {
-        let seed = if options.sampling.temperature > 0.0 { format!(" · seed {}", options.sampling.seed) } else { String::new() };
+        let seed = if options.sampling.temperature > 0.0 {
+            format!(" · seed {}", options.sampling.seed)
+        } else {
+            String::new()
+        };
         eprintln!("{}{seed}", common::speed_line(&session, &completion.timings));
     }
     Ok(if INTERRUPTED.load(Ordering::Relaxed) { ExitCode::from(130) } else { ExitCode::SUCCESS })

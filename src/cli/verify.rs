@@ -34,7 +34,12 @@ pub struct Args {
     #[arg(long, value_name = "BACKEND", value_parser = ["reference"])]
     against: Option<String>,
     /// The text to compare on
-    #[arg(long, default_value = "Once upon a time there was a little dog named Spot.", value_name = "TEXT", requires = "against")]
+    #[arg(
+        long,
+        default_value = "Once upon a time there was a little dog named Spot.",
+        value_name = "TEXT",
+        requires = "against"
+    )]
     prompt: String,
     /// The token ids to compare on, instead of a text
     #[arg(long, value_name = "IDS", value_parser = common::parse_ids, requires = "against")]
@@ -134,7 +139,11 @@ fn report_operations(records: &[Record], as_json: bool) -> anyhow::Result<bool> 
         return Ok(ok);
     }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<16} {:>5} {:>11} {:>11} {:>9}  verdict", "operation", "calls", "max abs", "worst NMSE", "allowed")?;
+    writeln!(
+        out,
+        "{:<16} {:>5} {:>11} {:>11} {:>9}  verdict",
+        "operation", "calls", "max abs", "worst NMSE", "allowed"
+    )?;
     for name in names {
         let (calls, max_abs, nmse) = worst(name);
         let (allowed, verdict) = (contract(name), if nmse <= contract(name) { "ok" } else { "FAIL" });

@@ -161,12 +161,8 @@ impl Session {
             let piece = decoder.push(engine.token_bytes(choice.id));
             let (piece, stopped) = stops.push(&piece);
             text.push_str(&piece);
-            let token = GeneratedToken {
-                id: choice.id,
-                text: piece,
-                logprob: choice.logprob,
-                top_logprobs: choice.top,
-            };
+            let token =
+                GeneratedToken { id: choice.id, text: piece, logprob: choice.logprob, top_logprobs: choice.top };
             let flow = on_event(Event::Token(&token));
             if stopped.is_some() {
                 break StopReason::StopString;

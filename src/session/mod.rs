@@ -9,4 +9,4 @@ pub mod stop;
 pub mod verify;
 
 pub use engine::{Engine, EngineOptions, Session, SessionError, SessionOptions};
-pub use generate::{Event, Completion, GenerateOptions, GeneratedToken, StopReason, Timings};
+pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, StopReason, Timings};

@@ -201,7 +201,11 @@ pub fn verify(engine: &Engine, fixture: &Fixture) -> Result<Vec<Verdict>, Sessio
                     match expected_values(fixture, recorded, &stage) {
                         Ok(expected) => {
                             // Recordings of the last row alone are compared with the last row alone.
-                            let found = if recorded.rows == "last" { &values[values.len() - expected.len()..] } else { &values };
+                            let found = if recorded.rows == "last" {
+                                &values[values.len() - expected.len()..]
+                            } else {
+                                &values
+                            };
                             verdicts.push(compare(index, stage, recorded.shape.clone(), found, &expected, tolerance));
                         }
                         Err(error) => failure = Some(error),
@@ -262,7 +266,8 @@ fn verify_greedy(
     greedy: &Greedy,
     tolerance: Tolerance,
 ) -> Result<Verdict, SessionError> {
-    let mut session: Session = engine.session(SessionOptions { kv_dtype: KvDType::F32, ..SessionOptions::default() })?;
+    let mut session: Session =
+        engine.session(SessionOptions { kv_dtype: KvDType::F32, ..SessionOptions::default() })?;
     let mut tokens = case.ids.clone();
     let mut verdict = Verdict {
         case: index,

@@ -8,6 +8,7 @@ use crate::text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named, if it has been downloaded.
@@ -235,13 +236,9 @@ impl ModelSource {
                 checkpoint.tensors().map(|tensor| PathBuf::from(&*tensor.file)).collect()
             }
         };
-        let hash = |path: PathBuf| {
-            let mut hasher = Sha256::new();
-            let read = std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
-            match read {
-                Ok(_) => Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), hex(&hasher.finalize()))),
-                Err(source) => Err(WeightsError::Io { path, source }),
-            }
+        let hash = |path: PathBuf| match sha256_of_file(&path) {
+            Ok(hash) => Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), hash)),
+            Err(source) => Err(WeightsError::Io { path, source }),
         };
         files.into_iter().map(hash).collect()
     }
@@ -314,6 +311,16 @@ fn pulled_names() -> Vec<String> {
         .collect()
 }
 
+fn sha256_of_file(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut hasher, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -348,7 +355,11 @@ mod tests {
     fn the_embedded_files_are_whole() {
         let qwen3 = ModelSource::embedded(embedded::find("qwen/qwen3-0.6b").expect("embedded"));
         let (_, tokenizer) = qwen3.require("tokenizer.json").expect("embedded");
-        assert_eq!(hex(&Sha256::digest(&tokenizer)), "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4", "the published file");
+        assert_eq!(
+            hex(&Sha256::digest(&tokenizer)),
+            "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
+            "the published file"
+        );
         assert!(qwen3.chat_template_text().expect("valid").is_some_and(|(_, text)| text.contains("enable_thinking")));
         let error = qwen3.require_checkpoint().expect_err("no weights are embedded").to_string();
         assert!(error.contains("qwen3-0.6b: no weights") && error.contains("fs pull qwen3-0.6b"), "{error}");
