@@ -63,11 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         true => format!("{:#}\n", inspection.to_json()),
         false => inspection.to_text(),
     };
-    // A reader that has seen enough, such as `head`, is no failure.
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    std::io::stdout().lock().write_all(text.as_bytes())?;
     match &inspection.report {
         Some(report) if !report.is_ok() => {
             bail!("{}: the weights do not fit config.json: {} problems", inspection.name, report.problems.len())

@@ -44,11 +44,9 @@ impl Tensor {
 
     /// A copy of the elements as f32, exactly (every stored format fits in f32).
     pub fn to_f32(&self) -> Vec<f32> {
-        match self.dtype {
-            DType::F32 => bytemuck::cast_slice::<u8, f32>(&self.data).to_vec(),
-            DType::F16 => bytemuck::cast_slice::<u8, half::f16>(&self.data).iter().map(|v| v.to_f32()).collect(),
-            DType::BF16 => bytemuck::cast_slice::<u8, half::bf16>(&self.data).iter().map(|v| v.to_f32()).collect(),
-        }
+        let mut out = vec![0.0; self.elements()];
+        self.dtype.widen(&self.data, &mut out);
+        out
     }
 }
 
