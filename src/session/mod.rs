@@ -1,3 +1,4 @@
 //! [`Engine`](crate::session) and sessions.
 
 pub mod sampling;
+pub mod stop;
