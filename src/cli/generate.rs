@@ -1,6 +1,7 @@
 //! `fs generate`: continue a text.
 
 use super::common::{self, CacheArgs, INTERRUPTED, ModelArgs, PromptArgs, SamplingArgs, print};
+use failed_star::session::sampling::SamplingParams;
 use failed_star::session::{Completion, Engine, Event, GenerateOptions, GeneratedToken, Session};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -59,11 +60,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         stop_tokens.extend(engine.stop_tokens());
     }
     let options = GenerateOptions {
-        sampling: args.sampling.params(&engine),
+        sampling: SamplingParams { logprobs: args.logprobs, ..args.sampling.params(&engine) },
         max_tokens: args.max_tokens,
         stop_tokens,
         stop_strings: args.stop.clone(),
-        top_logprobs: args.logprobs.unwrap_or(0),
     };
 
     let mut tokens = Vec::new();
@@ -128,17 +128,23 @@ fn token_text(engine: &Engine, id: u32) -> String {
 }
 
 fn print_token(engine: &Engine, token: &GeneratedToken) -> anyhow::Result<()> {
-    let top = token.top_logprobs.iter().map(|&(id, logprob)| format!("  {:?} {logprob:.3}", token_text(engine, id)));
+    let top = token.top_logprobs.iter().map(|t| format!("  {:?} {:.3}", token_text(engine, t.id), t.logprob));
     let top: String = top.collect();
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{:>7}  {:>8.4}  {:?}{top}", token.id, token.logprob, token_text(engine, token.id))?;
+    writeln!(
+        out,
+        "{:>7}  {:>8.4}  {:?}{top}",
+        token.id,
+        token.logprob.unwrap_or(f32::NAN),
+        token_text(engine, token.id)
+    )?;
     Ok(())
 }
 
 fn logprobs(engine: &Engine, token: &GeneratedToken) -> Value {
-    let entry = |id: u32, logprob: f32| json!({"id": id, "text": token_text(engine, id), "logprob": logprob});
+    let entry = |id: u32, logprob: Option<f32>| json!({"id": id, "text": token_text(engine, id), "logprob": logprob});
     let mut value = entry(token.id, token.logprob);
-    value["top"] = token.top_logprobs.iter().map(|&(id, logprob)| entry(id, logprob)).collect();
+    value["top"] = token.top_logprobs.iter().map(|t| entry(t.id, Some(t.logprob))).collect();
     value
 }
 

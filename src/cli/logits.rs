@@ -1,7 +1,7 @@
 //! `fs logits`: the most likely next tokens.
 
 use super::common::{self, CacheArgs, ModelArgs, PromptArgs};
-use failed_star::session::sampling::log_softmax_top;
+use failed_star::session::sampling::{TokenLogprob, log_softmax_top};
 use serde_json::json;
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,18 +34,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut session = args.cache.session(&engine)?;
     let logits = session.evaluate(&ids)?;
     let text = |id| String::from_utf8_lossy(engine.token_bytes(id)).into_owned();
-    let top = log_softmax_top(logits, args.top);
+    let top = log_softmax_top(logits, args.top)?;
     if args.json {
         let top: Vec<_> = top
             .iter()
-            .map(|&(id, logprob)| json!({"id": id, "logit": logits[id as usize], "logprob": logprob, "text": text(id)}))
+            .map(|t| json!({"id": t.id, "logit": t.logit, "logprob": t.logprob, "text": text(t.id)}))
             .collect();
         common::print_json(&json!({"ids": ids, "top": top}))?;
     } else {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{:>7}  {:>9}  {:>9}  {:>7}  text", "id", "logit", "logprob", "prob")?;
-        for (id, logprob) in top {
-            let (logit, percent) = (logits[id as usize], 100.0 * logprob.exp());
+        for TokenLogprob { id, logit, logprob } in top {
+            let percent = 100.0 * logprob.exp();
             writeln!(out, "{id:>7}  {logit:>9.4}  {logprob:>9.4}  {percent:>6.2}%  {:?}", text(id))?;
         }
     }

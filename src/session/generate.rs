@@ -1,7 +1,7 @@
 //! Continuing a sequence: evaluate, sample, append, until something says stop.
 
 use super::engine::{Session, SessionError};
-use super::sampling::{Sampler, SamplingParams};
+use super::sampling::{Sampler, SamplingParams, TokenLogprob};
 use super::stop::StopMatcher;
 use crate::text::StreamDecoder;
 use std::ops::ControlFlow;
@@ -18,8 +18,6 @@ pub struct GenerateOptions {
     pub stop_tokens: Vec<u32>,
     /// Strings that end the text; they are not part of it.
     pub stop_strings: Vec<String>,
-    /// How many alternatives to report with each token.
-    pub top_logprobs: usize,
 }
 
 /// Why a continuation ended.
@@ -45,10 +43,11 @@ pub struct GeneratedToken {
     pub id: u32,
     /// The text that is certain now; empty while a character or a possible stop string is incomplete.
     pub text: String,
-    /// Natural logarithm of its probability under the model, before penalties and truncation.
-    pub logprob: f32,
-    /// The most likely tokens and their logprobs, if they were asked for.
-    pub top_logprobs: Vec<(u32, f32)>,
+    /// Natural logarithm of its probability under the model, before penalties and truncation, if
+    /// [`SamplingParams::logprobs`] asked for it.
+    pub logprob: Option<f32>,
+    /// The most likely tokens, if they were asked for.
+    pub top_logprobs: Vec<TokenLogprob>,
 }
 
 /// What was generated.
@@ -152,7 +151,7 @@ impl Session {
             }
             // Evaluating what was appended last; nothing is left to do for the first token after the prompt.
             let logits = self.evaluate(&tokens)?;
-            let choice = sampler.sample(logits, &tokens, prompt.len(), options.top_logprobs)?;
+            let choice = sampler.sample(logits, &tokens, prompt.len())?;
             timings.decoded_tokens += 1;
             if options.stop_tokens.contains(&choice.id) {
                 break StopReason::StopToken;

@@ -1,14 +1,55 @@
-//! Stop strings.
-#![allow(missing_docs)]
-pub struct StopMatcher;
+//! Stop strings: ends a stream of text where one of them appears, and never shows any of it.
+
+/// Watches a stream of text pieces for stop strings.
+///
+/// A stop string may begin in one piece and end in another, so text that may be the beginning of one is held back until
+/// it is known. The string that is complete first wins; of those that end together, the one that began first.
+pub struct StopMatcher {
+    stops: Vec<String>,
+    /// The longest end of the text so far that is a beginning of a stop string.
+    held: String,
+    stopped: bool,
+}
+
 impl StopMatcher {
-    pub fn new(_s: Vec<String>) -> Self {
-        Self
+    /// A matcher for these strings. Empty ones never match.
+    pub fn new(stops: Vec<String>) -> StopMatcher {
+        StopMatcher { stops, held: String::new(), stopped: false }
     }
-    pub fn push(&mut self, t: &str) -> (String, Option<usize>) {
-        (t.into(), None)
+
+    /// Adds a piece. Returns the text that may now be shown, and the index of the stop string if one is complete:
+    /// from then on nothing more is shown.
+    pub fn push(&mut self, piece: &str) -> (String, Option<usize>) {
+        if self.stopped {
+            return (String::new(), None);
+        }
+        self.held.push_str(piece);
+        let matches = self.stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty());
+        let found = matches.filter_map(|(i, stop)| self.held.find(stop).map(|at| (at + stop.len(), at, i))).min();
+        if let Some((_, at, index)) = found {
+            self.stopped = true;
+            let mut shown = std::mem::take(&mut self.held);
+            shown.truncate(at);
+            return (shown, Some(index));
+        }
+        let held_from = self.held.len() - self.beginning_len();
+        let kept = self.held.split_off(held_from);
+        (std::mem::replace(&mut self.held, kept), None)
     }
+
+    /// The end of the text: what was held back, since it began a stop string that never came.
     pub fn finish(&mut self) -> String {
-        String::new()
+        self.stopped = true;
+        std::mem::take(&mut self.held)
+    }
+
+    /// How many bytes at the end of `held` begin a stop string.
+    fn beginning_len(&self) -> usize {
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0).saturating_sub(1);
+        let may_begin = |len: &usize| {
+            let end = &self.held.as_bytes()[self.held.len() - len..];
+            self.stops.iter().any(|stop| stop.as_bytes().starts_with(end))
+        };
+        (1..=longest.min(self.held.len())).rev().find(may_begin).unwrap_or(0)
     }
 }

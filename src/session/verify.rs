@@ -280,7 +280,7 @@ fn verify_greedy(
     };
     for (step, &expected) in greedy.ids.iter().enumerate() {
         let logits = session.evaluate(&tokens)?;
-        let best = super::sampling::argmax(logits);
+        let (best, _) = super::sampling::argmax(logits)?;
         if let Some(top) = greedy.top.get(step) {
             let found: Vec<f32> = top.iter().map(|t| logits.get(t.id as usize).copied().unwrap_or(f32::NAN)).collect();
             let recorded: Vec<f32> = top.iter().map(|t| t.logit).collect();
@@ -293,11 +293,11 @@ fn verify_greedy(
             }
             verdict.ok &= step_verdict.ok;
         }
-        if best != Some(expected) {
+        if best != expected {
             verdict.ok = false;
             verdict.first_divergence.get_or_insert(Divergence {
                 index: vec![step],
-                found: best.map_or(f32::NAN, |id| id as f32),
+                found: best as f32,
                 expected: expected as f32,
             });
             break;
