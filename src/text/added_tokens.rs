@@ -15,6 +15,8 @@ pub struct AddedToken {
 pub struct AddedTokens {
     /// By first byte of their text, in each list the longest first.
     by_first_byte: Vec<Vec<AddedToken>>,
+    /// Whether a token starts with this byte: all that most bytes of a text are asked.
+    starts: [bool; 256],
 }
 
 /// A part of a text: an added token, or what lies between two of them.
@@ -36,7 +38,8 @@ impl AddedTokens {
         for list in &mut by_first_byte {
             list.sort_by_key(|token: &AddedToken| std::cmp::Reverse(token.content.len()));
         }
-        AddedTokens { by_first_byte }
+        let starts = std::array::from_fn(|byte| !by_first_byte[byte].is_empty());
+        AddedTokens { by_first_byte, starts }
     }
 
     /// All tokens, in no particular order.
@@ -77,10 +80,16 @@ impl AddedTokens {
     /// The leftmost longest token in `text`, and where.
     fn find(&self, text: &str) -> Option<(usize, &AddedToken)> {
         let bytes = text.as_bytes();
-        bytes.iter().enumerate().find_map(|(at, &first)| {
-            let candidates = &self.by_first_byte[usize::from(first)];
-            candidates.iter().find(|token| bytes[at..].starts_with(token.content.as_bytes())).map(|token| (at, token))
-        })
+        let mut at = 0;
+        loop {
+            at += bytes[at..].iter().position(|&byte| self.starts[usize::from(byte)])?;
+            let rest = &bytes[at..];
+            let mut candidates = self.by_first_byte[usize::from(rest[0])].iter();
+            if let Some(token) = candidates.find(|token| rest.starts_with(token.content.as_bytes())) {
+                return Some((at, token));
+            }
+            at += 1;
+        }
     }
 }
 

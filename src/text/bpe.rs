@@ -38,8 +38,10 @@ const PLAIN: usize = 48;
 pub struct Bpe {
     /// The token of each byte.
     byte_ids: [u32; 256],
-    /// From a pair of tokens to its merge: open addressing, linear probing, at most half full.
+    /// From a pair of tokens to its merge: open addressing, linear probing, at most three quarters full.
     slots: Vec<Slot>,
+    /// By id: whether merging the bytes of this token is known to end in it.
+    whole: Vec<bool>,
 }
 
 /// Working memory, so that encoding a piece allocates nothing.
@@ -50,35 +52,42 @@ pub struct Scratch {
 }
 
 impl Bpe {
-    /// Collects merges, given as pairs of strings of bytes in order of rank, and notes in the vocabulary which tokens are
-    /// [whole](super::vocabulary::Entry::is_whole). Says what is wrong with a merge whose parts or result are no tokens.
+    /// Collects merges, given as pairs of strings of bytes in order of rank. Says what is wrong with one whose parts or
+    /// result are not in the vocabulary.
     pub fn new<'a>(
-        vocabulary: &mut Vocabulary,
+        vocabulary: &Vocabulary,
         merges: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<Bpe, String> {
         let mut byte_ids = [0; 256];
         for byte in 0..=255u8 {
-            let Some(entry) = vocabulary.get(&[byte]) else {
+            let Some(id) = vocabulary.get(&[byte]) else {
                 return Err(format!("no token for the byte 0x{byte:02X}: a byte-level vocabulary has all 256"));
             };
-            byte_ids[usize::from(byte)] = entry.id();
+            byte_ids[usize::from(byte)] = id;
         }
-        let slots = (2 * merges.len()).next_power_of_two();
-        let mut bpe = Bpe { byte_ids, slots: vec![Slot { pair: FREE, merge: NO_MERGE }; slots] };
+        let slots = (merges.len() + merges.len() / 3 + 1).next_power_of_two();
+        let slots = vec![Slot { pair: FREE, merge: NO_MERGE }; slots];
+        let mut bpe = Bpe { byte_ids, slots, whole: vec![false; vocabulary.len()] };
         let mut origins = vec![Origin::default(); vocabulary.len()];
-        let mut made = Vec::with_capacity(merges.len());
+        let mut made: Vec<u32> = Vec::with_capacity(merges.len());
         let mut joined = Vec::new();
         for (rank, (left, right)) in merges.enumerate() {
             joined.clear();
             joined.extend_from_slice(left);
             joined.extend_from_slice(right);
-            let token = |bytes: &[u8], part: &str| match vocabulary.get(bytes) {
-                Some(entry) => Ok(entry.id()),
-                None => {
-                    Err(format!("merge {rank}: {part} {:?} is not in the vocabulary", String::from_utf8_lossy(bytes)))
-                }
+            let token = |bytes: &[u8], part: &str| {
+                let shown = || String::from_utf8_lossy(bytes);
+                vocabulary
+                    .get(bytes)
+                    .ok_or_else(|| format!("merge {rank}: {part} {:?} is not in the vocabulary", shown()))
             };
-            let (left, right, id) = (token(left, "left part")?, token(right, "right part")?, token(&joined, "result")?);
+            let (left, right) = (token(left, "left part")?, token(right, "right part")?);
+            // Mostly each merge makes the token after the last one's: looking there first spares a search.
+            let likely = made.last().map_or(0, |last| last + 1);
+            let id = match vocabulary.bytes(likely) {
+                Some(bytes) if bytes == joined => likely,
+                _ => token(&joined, "result")?,
+            };
             let merge = Merge { rank: rank as u32, id };
             let at = bpe.slot(left, right);
             if bpe.slots[at].pair != FREE {
@@ -86,11 +95,17 @@ impl Bpe {
             }
             bpe.slots[at] = Slot { pair: pair(left, right), merge };
             let origin = &mut origins[id as usize];
-            *origin = Origin { left, right, rank: merge.rank, ways: origin.ways.saturating_add(1), whole: false };
+            *origin = Origin { left, right, rank: merge.rank, ways: origin.ways.saturating_add(1) };
             made.push(id);
         }
-        bpe.find_whole(vocabulary, &mut origins, &made);
+        bpe.find_whole(&origins, &made);
         Ok(bpe)
+    }
+
+    /// Whether merging the bytes of this token is known to end in it, so that the merging can be skipped.
+    #[inline(always)]
+    pub fn is_whole(&self, id: u32) -> bool {
+        self.whole[id as usize]
     }
 
     /// The merge of two neighbours.
@@ -215,7 +230,6 @@ struct Origin {
     rank: u32,
     /// How many merges make it; none for a byte.
     ways: u8,
-    whole: bool,
 }
 
 impl Bpe {
@@ -228,19 +242,15 @@ impl Bpe {
     /// nothing disturbs `left` and `right` on their way, and the token is whole.
     ///
     /// A token that two merges make, or whose parts are not known to be whole, is left out: its merges are simply run.
-    fn find_whole(&self, vocabulary: &mut Vocabulary, origins: &mut [Origin], made: &[u32]) {
+    fn find_whole(&mut self, origins: &[Origin], made: &[u32]) {
         for id in self.byte_ids {
-            origins[id as usize].whole = true;
-            vocabulary.set_whole(id);
+            self.whole[id as usize] = true;
         }
         // In order of rank, so that the parts of a token are decided before it, or not whole.
         for &id in made {
-            let Origin { left, right, rank, ways, .. } = origins[id as usize];
-            let parts_whole = origins[left as usize].whole && origins[right as usize].whole;
-            if ways == 1 && parts_whole && self.boundary_holds(origins, left, right, rank) {
-                origins[id as usize].whole = true;
-                vocabulary.set_whole(id);
-            }
+            let Origin { left, right, rank, ways } = origins[id as usize];
+            let parts_whole = self.is_whole(left) && self.is_whole(right);
+            self.whole[id as usize] = ways == 1 && parts_whole && self.boundary_holds(origins, left, right, rank);
         }
     }
 
@@ -299,7 +309,7 @@ mod tests {
         for (id, token) in tokens.iter().enumerate() {
             vocabulary.insert(id as u32, token).unwrap();
         }
-        let bpe = Bpe::new(&mut vocabulary, merges.iter().map(|(l, r)| (l.as_slice(), r.as_slice()))).unwrap();
+        let bpe = Bpe::new(&vocabulary, merges.iter().map(|(l, r)| (l.as_slice(), r.as_slice()))).unwrap();
         (vocabulary, bpe)
     }
 
@@ -319,9 +329,8 @@ mod tests {
             };
             prop_assert_eq!(run(text.as_bytes(), true), run(text.as_bytes(), false));
             for id in 0..vocabulary.len() as u32 {
-                let bytes = vocabulary.bytes(id).unwrap();
-                if vocabulary.get(bytes).unwrap().is_whole() {
-                    prop_assert_eq!(run(bytes, false), [id]);
+                if bpe.is_whole(id) {
+                    prop_assert_eq!(run(vocabulary.bytes(id).unwrap(), false), [id]);
                 }
             }
         }

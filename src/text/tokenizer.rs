@@ -72,21 +72,6 @@ impl Tokenizer {
             })?;
             vocabulary.insert(*id, &bytes)?;
         }
-        for AddedTokenJson { id, content, .. } in &file.added_tokens {
-            match listed.get(content.as_str()) {
-                Some(other) if other != id => {
-                    return Err(format!("added token {content:?} has id {id}, but the vocabulary gives it {other}"));
-                }
-                Some(_) if vocabulary.get(content.as_bytes()).is_some_and(|entry| entry.id() == *id) => {}
-                _ => vocabulary.name(*id, content.as_bytes())?,
-            }
-        }
-        let tokens = vocab.len() + file.added_tokens.len() - listed.len();
-        if let Some(gap) = vocabulary.first_gap().filter(|gap| *gap < tokens) {
-            return Err(format!("no token has id {gap}: the {tokens} tokens must have the ids 0 to {}", tokens - 1));
-        }
-        vocabulary.truncate(tokens);
-
         let mut parts = Vec::new();
         let mut bounds = Vec::with_capacity(merges.len());
         for (rank, merge) in merges.iter().enumerate() {
@@ -98,7 +83,22 @@ impl Tokenizer {
             bounds.push((start, middle, parts.len()));
         }
         let merges = bounds.iter().map(|&(start, middle, end)| (&parts[start..middle], &parts[middle..end]));
-        let bpe = Bpe::new(&mut vocabulary, merges)?;
+        let bpe = Bpe::new(&vocabulary, merges)?;
+
+        for AddedTokenJson { id, content, .. } in &file.added_tokens {
+            match listed.get(content.as_str()) {
+                Some(other) if other != id => {
+                    return Err(format!("added token {content:?} has id {id}, but the vocabulary gives it {other}"));
+                }
+                Some(_) if vocabulary.get(content.as_bytes()) == Some(*id) => {}
+                _ => vocabulary.name(*id, content.as_bytes())?,
+            }
+        }
+        let tokens = vocab.len() + file.added_tokens.len() - listed.len();
+        if let Some(gap) = vocabulary.first_gap().filter(|gap| *gap < tokens) {
+            return Err(format!("no token has id {gap}: the {tokens} tokens must have the ids 0 to {}", tokens - 1));
+        }
+        vocabulary.truncate(tokens);
 
         let nfc = file.nfc();
         let added = file.added_tokens.into_iter();
@@ -127,14 +127,14 @@ impl Tokenizer {
         for piece in Pieces::new(text) {
             if piece.len() > SHORT {
                 match self.vocabulary.get_long(&bytes[piece.clone()]) {
-                    Some(entry) if entry.is_whole() => ids.push(entry.id()),
+                    Some(id) if self.bpe.is_whole(id) => ids.push(id),
                     _ => self.bpe.encode(&bytes[piece], scratch, ids),
                 }
                 continue;
             }
             let key = ShortKey::new(bytes, piece.clone());
             match self.vocabulary.get_short(key) {
-                Some(entry) if entry.is_whole() => ids.push(entry.id()),
+                Some(id) if self.bpe.is_whole(id) => ids.push(id),
                 _ => {
                     let slot = recent.slot(key);
                     if slot.0 == key {
@@ -205,7 +205,7 @@ impl Tokenizer {
     /// The id of the token whose text is exactly `text`: an added token, else a vocabulary entry.
     pub fn token_id(&self, text: &str) -> Option<u32> {
         let added = self.added.get(text).map(|token| token.id);
-        added.or_else(|| self.vocabulary.get(text.as_bytes()).map(|entry| entry.id()))
+        added.or_else(|| self.vocabulary.get(text.as_bytes()))
     }
 
     /// Whether this id is an added token marked `special` (not shown to people).

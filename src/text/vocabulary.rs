@@ -47,30 +47,10 @@ pub fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// What the vocabulary says about a string of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry(u32);
-
-impl Entry {
-    const WHOLE: u32 = 1 << 31;
-
-    /// The token's id.
-    #[inline(always)]
-    pub fn id(self) -> u32 {
-        self.0 & !Entry::WHOLE
-    }
-
-    /// Whether merging exactly these bytes is known to end in this one token, so that the merging can be skipped.
-    #[inline(always)]
-    pub fn is_whole(self) -> bool {
-        self.0 & Entry::WHOLE != 0
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Slot {
     key: ShortKey,
-    entry: Entry,
+    id: u32,
 }
 
 /// All tokens: bytes by id, and id by bytes.
@@ -79,21 +59,21 @@ pub struct Vocabulary {
     arena: Vec<u8>,
     /// Start and length in `arena`, by id; a length of zero is an id that has no token (yet).
     places: Vec<(u32, u32)>,
-    /// Open addressing with linear probing; the length is a power of two and at most half of it is used.
+    /// Open addressing with linear probing; the length is a power of two and at most three quarters are used.
     short: Vec<Slot>,
     /// Tokens of more than [`SHORT`] bytes.
-    long: HashMap<Box<[u8]>, Entry>,
+    long: HashMap<Box<[u8]>, u32>,
 }
 
 impl Vocabulary {
     /// An empty vocabulary with room for the ids `0..tokens`. There must be as many tokens at hand: nothing that a file
     /// merely claims may size it.
     pub fn with_room(tokens: usize) -> Vocabulary {
-        let slots = (2 * tokens).next_power_of_two();
+        let slots = (tokens + tokens / 3 + 1).next_power_of_two();
         Vocabulary {
             arena: Vec::with_capacity(8 * tokens),
             places: vec![(0, 0); tokens],
-            short: vec![Slot { key: ShortKey::EMPTY, entry: Entry(0) }; slots],
+            short: vec![Slot { key: ShortKey::EMPTY, id: 0 }; slots],
             long: HashMap::new(),
         }
     }
@@ -101,14 +81,15 @@ impl Vocabulary {
     /// Gives an id its bytes, which can then be found by [`get`](Self::get); says what is wrong if it can't be.
     pub fn insert(&mut self, id: u32, bytes: &[u8]) -> Result<(), String> {
         if let Some(first) = self.get(bytes) {
-            return Err(format!("token {id} is spelled {}, as token {} is", show(bytes), first.id()));
+            return Err(format!("token {id} is spelled {}, as token {first} is", show(bytes)));
         }
         self.name(id, bytes)?;
         if bytes.len() > SHORT {
-            self.long.insert(bytes.into(), Entry(id));
+            self.long.insert(bytes.into(), id);
         } else {
-            let at = self.slot(ShortKey::new(bytes, 0..bytes.len()));
-            self.short[at] = Slot { key: ShortKey::new(bytes, 0..bytes.len()), entry: Entry(id) };
+            let key = ShortKey::new(bytes, 0..bytes.len());
+            let at = self.slot(key);
+            self.short[at] = Slot { key, id };
         }
         Ok(())
     }
@@ -155,7 +136,7 @@ impl Vocabulary {
     }
 
     /// The token that is spelled `bytes`.
-    pub fn get(&self, bytes: &[u8]) -> Option<Entry> {
+    pub fn get(&self, bytes: &[u8]) -> Option<u32> {
         match bytes.len() {
             0..=SHORT => self.get_short(ShortKey::new(bytes, 0..bytes.len())),
             _ => self.get_long(bytes),
@@ -164,28 +145,14 @@ impl Vocabulary {
 
     /// The token of a key.
     #[inline(always)]
-    pub fn get_short(&self, key: ShortKey) -> Option<Entry> {
+    pub fn get_short(&self, key: ShortKey) -> Option<u32> {
         let slot = &self.short[self.slot(key)];
-        (slot.key == key && key != ShortKey::EMPTY).then_some(slot.entry)
+        (slot.key == key && key != ShortKey::EMPTY).then_some(slot.id)
     }
 
     /// The token of more than [`SHORT`] bytes that is spelled `bytes`.
-    pub fn get_long(&self, bytes: &[u8]) -> Option<Entry> {
+    pub fn get_long(&self, bytes: &[u8]) -> Option<u32> {
         self.long.get(bytes).copied()
-    }
-
-    /// Notes that merging the bytes of this token ends in it.
-    pub fn set_whole(&mut self, id: u32) {
-        let (start, length) = self.places[id as usize];
-        let bytes = &self.arena[start as usize..][..length as usize];
-        if bytes.len() > SHORT {
-            if let Some(entry) = self.long.get_mut(bytes) {
-                entry.0 |= Entry::WHOLE;
-            }
-        } else {
-            let at = self.slot(ShortKey::new(bytes, 0..bytes.len()));
-            self.short[at].entry.0 |= Entry::WHOLE;
-        }
     }
 
     /// Where `key` is, or would be inserted.
