@@ -141,8 +141,9 @@ impl Named for IndexValue {
 
 impl Index {
     fn from_json(json: &[u8], file: &str) -> Result<Index, WeightsError> {
-        let Unique::<IndexValue>(values) = serde_json::from_slice(json)
-            .map_err(|error| WeightsError::invalid(file, format!("not a valid index: {error}")))?;
+        let Unique::<IndexValue>(values) = serde_json::from_slice(json).map_err(|error| {
+            WeightsError::invalid(file, format!("not a valid index: {}", printable(&error.to_string())))
+        })?;
         let weight_map = values.into_iter().find_map(|(_, value)| match value {
             IndexValue::WeightMap(map) => Some(map),
             IndexValue::Other => None,
@@ -157,7 +158,7 @@ impl Index {
                 return Err(WeightsError::invalid(
                     file,
                     format!(
-                        "tensor `{}` is said to lie in {:?}; expected the plain name of a .safetensors file beside the index",
+                        "tensor `{}` is said to lie in `{}`; expected the plain name of a .safetensors file beside the index",
                         printable(tensor),
                         printable(shard),
                     ),
@@ -209,7 +210,10 @@ fn open_shards(path: &Path) -> Result<Checkpoint, WeightsError> {
         }
     }
     if !problems.is_empty() {
-        return invalid(format!("the index and its shards disagree: {}", problems.join("; ")));
+        let more = problems.len().saturating_sub(10);
+        problems.truncate(10);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        return invalid(format!("the index and its shards disagree: {}{more}", problems.join("; ")));
     }
     Ok(Checkpoint { tensors })
 }

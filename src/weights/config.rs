@@ -1,6 +1,6 @@
 //! `config.json`: the numbers that fix the shape of every tensor.
 
-use super::json::{Fields, parse_object};
+use super::json::{Fields, parse_object, printable};
 use super::{DType, WeightsError};
 use serde_json::Value;
 
@@ -190,7 +190,8 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), WeightsError> {
     if let Some(names) = architectures
         && !names.contains(&"Qwen3ForCausalLM")
     {
-        let message = format!("architectures: found {names:?}, expected Qwen3ForCausalLM, the only one fs runs");
+        let found = printable(&format!("{names:?}"));
+        let message = format!("architectures: found {found}, expected Qwen3ForCausalLM, the only one fs runs");
         return Err(fields.invalid(message));
     }
     if fields.text("hidden_act")?.is_some_and(|act| act != "silu") {
@@ -203,12 +204,14 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), WeightsError> {
         value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>()
     })?;
     if let Some(other) = layer_types.unwrap_or_default().iter().find(|name| **name != "full_attention") {
-        let message = format!("layer_types: found {other:?}, expected \"full_attention\", the only kind fs implements");
+        let other = printable(other);
+        let message = format!("layer_types: found `{other}`, expected \"full_attention\", the only kind fs implements");
         return Err(fields.invalid(message));
     }
     if let Some(quantization) = fields.get("quantization_config") {
         let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-        let message = format!("quantization_config: the weights are quantized ({method:?}); use the BF16 checkpoint");
+        let method = printable(method);
+        let message = format!("quantization_config: the weights are quantized ({method}); use the BF16 checkpoint");
         return Err(fields.invalid(message));
     }
     Ok(())
@@ -264,45 +267,43 @@ fn read_rope_object(
         Some(kind) => kind,
         None => rope.text("type")?.unwrap_or("default"),
     };
+    if !matches!(kind, "default" | "yarn") {
+        let field = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
+        return Err(rope.error(field, "`default` or `yarn`: fs implements no other"));
+    }
     const COMMON: [&str; 4] = ["rope_type", "type", "rope_theta", "partial_rotary_factor"];
     const YARN: [&str; 6] =
         ["factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"];
     let known = |field: &str| COMMON.contains(&field) || kind == "yarn" && YARN.contains(&field);
     if let Some(field) = rope.names().find(|field| rope.get(field).is_some() && !known(field)) {
-        return Err(rope.error(field, format!("no such field with rope_type {kind:?}: fs does not implement it")));
+        return Err(rope.error(field, format!("no such field with rope_type `{kind}`: fs does not implement it")));
     }
     rope.number("partial_rotary_factor", "1: Qwen3 rotates whole heads", |n| n == 1.0)?;
-    let scaling = match kind {
-        "default" => RopeScaling::None,
-        "yarn" => {
-            let at_least_1 = "a number from 1 to 1e6";
-            let factor = rope
-                .number("factor", at_least_1, |n| (1.0..=1e6).contains(&n))?
-                .ok_or_else(|| rope.error("factor", at_least_1))?;
-            let rotations = |field, default| {
-                let value = rope.number(field, "a number over 0 and up to 1e6", |n| n > 0.0 && n <= 1e6)?;
-                Ok::<f64, WeightsError>(value.unwrap_or(default))
-            };
-            let (beta_fast, beta_slow) = (rotations("beta_fast", 32.0)?, rotations("beta_slow", 1.0)?);
-            if beta_fast < beta_slow {
-                return Err(rope.error("beta_fast", format!("at least beta_slow, {beta_slow}")));
-            }
-            RopeScaling::Yarn {
-                factor,
-                original_max_position_embeddings: rope
-                    .count("original_max_position_embeddings", limit::POSITIONS)?
-                    .unwrap_or(max_position_embeddings),
-                attention_factor: rope
-                    .number("attention_factor", "a number over 0 and up to 1e3", |n| n > 0.0 && n <= 1e3)?,
-                beta_fast,
-                beta_slow,
-                truncate: rope.flag("truncate")?.unwrap_or(true),
-            }
-        }
-        _ => {
-            let field = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
-            return Err(rope.error(field, "`default` or `yarn`: fs implements no other"));
-        }
+    if kind == "default" {
+        return Ok(Some((theta, RopeScaling::None)));
+    }
+    let at_least_1 = "a number from 1 to 1e6";
+    let factor = rope
+        .number("factor", at_least_1, |n| (1.0..=1e6).contains(&n))?
+        .ok_or_else(|| rope.error("factor", at_least_1))?;
+    let rotations = |field, default: f64| {
+        let value = rope.number(field, "a number over 0 and up to 1e6", |n| n > 0.0 && n <= 1e6)?;
+        Ok::<f64, WeightsError>(value.unwrap_or(default))
+    };
+    let (beta_fast, beta_slow) = (rotations("beta_fast", 32.0)?, rotations("beta_slow", 1.0)?);
+    if beta_fast < beta_slow {
+        return Err(rope.error("beta_fast", format!("at least beta_slow, {beta_slow}")));
+    }
+    let attention = "a number over 0 and up to 1000";
+    let scaling = RopeScaling::Yarn {
+        factor,
+        original_max_position_embeddings: rope
+            .count("original_max_position_embeddings", limit::POSITIONS)?
+            .unwrap_or(max_position_embeddings),
+        attention_factor: rope.number("attention_factor", attention, |n| n > 0.0 && n <= 1000.0)?,
+        beta_fast,
+        beta_slow,
+        truncate: rope.flag("truncate")?.unwrap_or(true),
     };
     Ok(Some((theta, scaling)))
 }

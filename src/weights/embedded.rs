@@ -68,7 +68,7 @@ impl Model {
 
     /// The weights, if they are in the binary.
     pub fn checkpoint(&self) -> Option<Result<Checkpoint, WeightsError>> {
-        let file = format!("{} (embedded) model.safetensors", self.name);
+        let file = format!("{}/model.safetensors (embedded)", self.name);
         self.weights.map(|weights| Checkpoint::from_bytes(SharedBytes::from_static(weights), &file))
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct Fields<'a> {
 /// Parses a file that must hold one JSON object.
 pub(crate) fn parse_object(json: &[u8], file: &str) -> Result<Map<String, Value>, WeightsError> {
     let value: Value = serde_json::from_slice(json)
-        .map_err(|error| WeightsError::invalid(file, format!("not valid JSON: {error}")))?;
+        .map_err(|error| WeightsError::invalid(file, format!("not valid JSON: {}", printable(&error.to_string()))))?;
     match value {
         Value::Object(object) => Ok(object),
         other => Err(WeightsError::invalid(file, format!("found {}, expected a JSON object", shorten(&other)))),
@@ -76,7 +76,7 @@ impl<'a> Fields<'a> {
     pub fn error(&self, field: &str, expected: impl Into<String>) -> WeightsError {
         WeightsError::Field {
             file: self.file.to_string(),
-            field: format!("{}{}", self.prefix, field),
+            field: format!("{}{}", self.prefix, printable(field)),
             found: self.object.get(field).map_or("nothing".into(), shorten),
             expected: expected.into(),
         }
@@ -133,10 +133,7 @@ fn shorten(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "an object".into(),
-        other => {
-            let text = other.to_string();
-            if text.chars().count() <= 60 { text } else { text.chars().take(59).chain(['…']).collect() }
-        }
+        other => printable(&other.to_string()),
     }
 }
 
@@ -199,11 +196,21 @@ impl<'de, T: Named> DeserializeSeed<'de> for NamedSeed<'_, T> {
     }
 }
 
-/// A name from a file as an error or a table may show it: control characters escaped, and not endless.
-pub(crate) fn printable(name: &str) -> String {
-    let mut shown: String = name.chars().take(200).collect::<String>().escape_debug().to_string();
-    if name.chars().nth(200).is_some() {
-        shown.push('…');
+/// Text from a file as an error or a table may show it: what would steer a terminal is escaped, and of a long
+/// text the middle is left out.
+pub fn printable(text: &str) -> String {
+    const HEAD: usize = 160;
+    const TAIL: usize = 60;
+    // Control characters, and those that turn the direction of writing.
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let show = |chars: &mut dyn Iterator<Item = char>| -> String {
+        chars.map(|c| if steers(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+    };
+    let length = text.chars().count();
+    if length <= HEAD + TAIL {
+        return show(&mut text.chars());
     }
-    shown
+    format!("{}…{}", show(&mut text.chars().take(HEAD)), show(&mut text.chars().skip(length - TAIL)))
 }

@@ -20,7 +20,7 @@ pub fn repository(name: &str) -> Option<String> {
     (is_plain(owner) && is_plain(model)).then(|| name.to_string())
 }
 
-/// The directory, inside [`model_directory`](super::model_directory), of a model given by short name or
+/// The directory, inside [`model_directory()`](super::model_directory()), of a model given by short name or
 /// `owner/name`: the short name where there is one, otherwise `owner--name`, in lower case so that names mean
 /// the same on file systems that ignore case. `None` as for [`repository`].
 pub fn directory_name(name: &str) -> Option<String> {

@@ -23,6 +23,6 @@ pub use config::{Config, RopeScaling};
 pub use dtype::DType;
 pub use error::WeightsError;
 pub use generation_config::GenerationConfig;
-pub(crate) use json::printable;
+pub use json::printable;
 pub use model_directory::model_directory;
 pub use source::ModelSource;

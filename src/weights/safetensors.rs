@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// The longest header, as in the official implementation; about 700,000 tensors.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// The most dimensions of a tensor; no weight of a language model has more than 2.
+const MAX_DIMENSIONS: usize = 8;
+
 /// What the header says of one tensor. A field that the format does not have could change what the bytes mean.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,7 +51,7 @@ pub(super) fn read_tensors(bytes: &SharedBytes, file: &str) -> Result<Vec<Tensor
     let invalid = |message: String| WeightsError::invalid(file, message);
 
     let Unique::<Value>(header) = serde_json::from_slice(header)
-        .map_err(|error| invalid(format!("the header at byte 8 is not valid: {error}")))?;
+        .map_err(|error| invalid(format!("the header at byte 8 is not valid: {}", printable(&error.to_string()))))?;
     let mut entries: Vec<(String, Entry)> = header
         .into_iter()
         .filter_map(|(name, value)| match value {
@@ -73,6 +76,10 @@ pub(super) fn read_tensors(bytes: &SharedBytes, file: &str) -> Result<Vec<Tensor
             let known: Vec<&str> = DType::TABLE.iter().map(|row| row.1).collect();
             refuse(format!("found dtype `{}`, expected one of {}", printable(&entry.dtype), known.join(", ")))
         })?;
+        if entry.shape.len() > MAX_DIMENSIONS {
+            let found = entry.shape.len();
+            return Err(refuse(format!("found {found} dimensions, expected at most {MAX_DIMENSIONS}")));
+        }
         let length = entry.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
         let Some(length) = length.and_then(|elements| dtype.bytes(elements)) else {
             return Err(refuse(format!("shape {:?} has more elements than 64 bits can count", entry.shape)));

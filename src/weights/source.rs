@@ -5,7 +5,10 @@ use super::json::{MAX_JSON_BYTES, parse_object, read_bounded};
 use super::known_models::{self, KNOWN};
 use super::{Checkpoint, Config, GenerationConfig, WeightsError, embedded, model_directory};
 use crate::text::{ChatTemplate, Tokenizer};
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named, if it has been downloaded.
@@ -28,10 +31,13 @@ enum Place {
     Directory { dir: PathBuf, weights: Option<PathBuf> },
 }
 
+/// A file's name for errors, and its bytes.
+type File = (String, Cow<'static, [u8]>);
+
 impl ModelSource {
     /// Finds a model. What exists as a path is a path: a model's directory, a `.safetensors` file, an index or a
     /// `config.json`. Everything else is a name, in any case: one of [`KNOWN`] or `owner/name` looks in
-    /// [`model_directory`], `stories` is in the binary, and so are the tokenizer and configuration (not the
+    /// [`model_directory()`], `stories` is in the binary, and so are the tokenizer and configuration (not the
     /// weights) of `qwen3-0.6b` for when it has not been pulled.
     ///
     /// `None` is `$FS_MODEL` if set, else a pulled `qwen3-0.6b`, else the embedded `stories`.
@@ -66,10 +72,13 @@ impl ModelSource {
         if let Some(source) = Self::pulled(&name).or_else(|| embedded::find(&name).map(Self::embedded)) {
             return Ok(source);
         }
-        let mut available: Vec<String> = embedded::MODELS.iter().map(|model| model.name.to_string()).collect();
-        available.extend(pulled_names());
+        let mut available: Vec<ModelSource> = embedded::MODELS.iter().map(Self::embedded).collect();
+        available.retain(|embedded| Self::pulled(embedded.name()).is_none());
+        available.extend(pulled_names().iter().filter_map(|name| Self::pulled(name)));
+        let label =
+            |source: &Self| format!("{}{}", source.name, if source.has_weights() { "" } else { " (no weights)" });
+        let mut available: Vec<String> = available.iter().map(label).collect();
         available.sort();
-        available.dedup();
         let hint = match known_models::repository(model) {
             Some(_) => format!("download it with `fs pull {model}`"),
             None => {
@@ -136,6 +145,16 @@ impl ModelSource {
         self.is_embedded_default
     }
 
+    /// The line that commands put on stderr if [`is_embedded_default`](Self::is_embedded_default).
+    pub fn default_notice(&self) -> Option<String> {
+        self.is_embedded_default.then(|| {
+            format!(
+                "no model named and none found: using the embedded `{}`; `fs pull {PREFERRED}` gets the real one",
+                self.name
+            )
+        })
+    }
+
     /// The directory that the files lie in; `None` if they are in the binary.
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
@@ -163,6 +182,14 @@ impl ModelSource {
         match self.read("generation_config.json")? {
             Some((file, json)) => GenerationConfig::from_json(&json, &file),
             None => Ok(GenerationConfig::default()),
+        }
+    }
+
+    /// Whether there is a tokenizer: token ids can be used without one.
+    pub fn has_tokenizer(&self) -> bool {
+        match &self.place {
+            Place::Embedded(_) => true,
+            Place::Directory { dir, .. } => dir.join("tokenizer.json").exists(),
         }
     }
 
@@ -197,6 +224,25 @@ impl ModelSource {
         Ok(template.and_then(serde_json::Value::as_str).map(|text| (file, text.to_string())))
     }
 
+    /// SHA-256 of each weights file, by file name: what golden vectors are tied to.
+    pub fn weights_sha256(&self) -> Result<BTreeMap<String, String>, WeightsError> {
+        let files: BTreeSet<PathBuf> = match &self.place {
+            Place::Embedded(model) => {
+                let bytes = model.weights.into_iter();
+                return Ok(bytes.map(|bytes| ("model.safetensors".into(), hex(&Sha256::digest(bytes)))).collect());
+            }
+            Place::Directory { .. } => {
+                let checkpoint = self.require_checkpoint()?;
+                checkpoint.tensors().map(|tensor| PathBuf::from(&*tensor.file)).collect()
+            }
+        };
+        let hash = |path: PathBuf| match sha256_of_file(&path) {
+            Ok(hash) => Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), hash)),
+            Err(source) => Err(WeightsError::Io { path, source }),
+        };
+        files.into_iter().map(hash).collect()
+    }
+
     /// The weights; `None` if the source has a configuration but no weights.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, WeightsError> {
         match &self.place {
@@ -215,18 +261,21 @@ impl ModelSource {
                 ),
                 Place::Directory { dir, .. } => (
                     dir.display().to_string(),
-                    format!("expected {SINGLE_FILE}, or {INDEX_FILE} and its shards; `fs pull` downloads them"),
+                    format!(
+                        "expected {SINGLE_FILE}, or {INDEX_FILE} and its shards; `fs pull` downloads them, and a \
+                         .safetensors file with another name can be given itself"
+                    ),
                 ),
             };
             WeightsError::Absent { model, part: "weights".into(), hint }
         })
     }
 
-    /// A file's name for errors, and its bytes; `None` if there is no such file.
-    fn read(&self, name: &str) -> Result<Option<(String, Cow<'static, [u8]>)>, WeightsError> {
+    /// A file by name; `None` if there is none.
+    fn read(&self, name: &str) -> Result<Option<File>, WeightsError> {
         match &self.place {
             Place::Embedded(model) => {
-                Ok(model.read(name).map(|bytes| (format!("{} (embedded) {name}", model.name), bytes)))
+                Ok(model.read(name).map(|bytes| (format!("{}/{name} (embedded)", model.name), bytes)))
             }
             Place::Directory { dir, .. } => {
                 let path = dir.join(name);
@@ -239,7 +288,7 @@ impl ModelSource {
         }
     }
 
-    fn require(&self, name: &str) -> Result<(String, Cow<'static, [u8]>), WeightsError> {
+    fn require(&self, name: &str) -> Result<File, WeightsError> {
         self.read(name)?.ok_or_else(|| WeightsError::Absent {
             model: self.path().map_or(self.name.clone(), |dir| dir.display().to_string()),
             part: name.to_string(),
@@ -259,5 +308,69 @@ fn pulled_names() -> Vec<String> {
         .flatten()
         .filter(|entry| entry.path().join("config.json").is_file())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        // What an interrupted `fs pull` leaves.
+        .filter(|name| !name.ends_with(".partial") && !name.ends_with(".old"))
         .collect()
+}
+
+fn sha256_of_file(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut hasher, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(files: &[(&str, &str)]) -> Option<String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).expect("a writable directory");
+        }
+        let source = ModelSource::resolve(dir.path().to_str()).expect("a directory");
+        source.chat_template_text().expect("valid files").map(|(_, text)| text)
+    }
+
+    #[test]
+    fn the_template_file_wins_over_the_tokenizer_config() {
+        let config = ("tokenizer_config.json", r#"{"chat_template": "in json"}"#);
+        assert_eq!(template(&[config]).as_deref(), Some("in json"));
+        assert_eq!(template(&[config, ("chat_template.jinja", "in jinja")]).as_deref(), Some("in jinja"));
+        let named =
+            r#"{"chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]}"#;
+        assert_eq!(template(&[("tokenizer_config.json", named)]).as_deref(), Some("b"));
+        assert_eq!(template(&[("tokenizer_config.json", "{}")]), None);
+        assert_eq!(template(&[]), None);
+    }
+
+    #[cfg(feature = "embedded-model")]
+    #[test]
+    fn the_embedded_files_are_whole() {
+        let qwen3 = ModelSource::embedded(embedded::find("qwen/qwen3-0.6b").expect("embedded"));
+        let (_, tokenizer) = qwen3.require("tokenizer.json").expect("embedded");
+        assert_eq!(
+            hex(&Sha256::digest(&tokenizer)),
+            "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
+            "the published file"
+        );
+        assert!(qwen3.chat_template_text().expect("valid").is_some_and(|(_, text)| text.contains("enable_thinking")));
+        let error = qwen3.require_checkpoint().expect_err("no weights are embedded").to_string();
+        assert!(error.contains("qwen3-0.6b: no weights") && error.contains("fs pull qwen3-0.6b"), "{error}");
+
+        let stories = ModelSource::embedded(embedded::find("stories").expect("embedded"));
+        let config = stories.config().expect("valid");
+        let checkpoint = stories.require_checkpoint().expect("embedded");
+        let report = crate::model::expected::compare(&config, &checkpoint);
+        assert!(report.is_ok(), "{report}");
+        assert!(stories.generation_config().is_ok());
+    }
 }
