@@ -287,7 +287,8 @@ fn damage_on_disk_between_two_pulls_is_found() {
 
 #[test]
 fn a_listing_that_lies_is_refused_before_anything_is_stored() {
-    let cases: [(&str, fn(&mut Value)); 7] = [
+    type Case = (&'static str, fn(&mut Value));
+    let cases: [Case; 7] = [
         ("no commit", |l| l["sha"] = json!("main")),
         ("no commit", |l| l["sha"] = Value::Null),
         ("no `siblings`", |l| l["siblings"] = Value::Null),

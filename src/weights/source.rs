@@ -308,6 +308,8 @@ fn pulled_names() -> Vec<String> {
         .flatten()
         .filter(|entry| entry.path().join("config.json").is_file())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        // What an interrupted `fs pull` leaves.
+        .filter(|name| !name.ends_with(".partial") && !name.ends_with(".old"))
         .collect()
 }
 
