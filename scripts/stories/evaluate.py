@@ -1,7 +1,8 @@
-"""Bits per byte and samples of a model folder. Runs on the CPU (a minute) or a GPU.
+"""Bits per byte and samples of a model folder. Runs on the CPU (minutes) or a GPU.
 
     python evaluate.py                       # ../../models/stories, validation text and samples
     python evaluate.py --samples 0 --chat 0  # the number only
+    python evaluate.py --no-bpb              # samples only
 """
 
 import argparse
@@ -59,6 +60,26 @@ def bits_per_byte(nats, size):
     return nats / math.log(2) / size
 
 
+def report_bits_per_byte(model, folder, data, device):
+    ids, size = read_validation(data, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    nats = window_loss(lambda x: model(x).logits, ids, device, batch=8)
+    print(f"bits per byte: {bits_per_byte(nats, size):.4f} ({len(ids):,} tokens, {size:,} bytes)", flush=True)
+
+
+def sample(model, tok, jobs, seed, device):
+    """Answers to (prompt, is it chat?) pairs, all at once, with the settings of generation_config.json."""
+    texts = [
+        tok.apply_chat_template([dict(role="user", content=p)], add_generation_prompt=True, tokenize=False) if chat else p
+        for p, chat in jobs
+    ]
+    tok.padding_side = "left"
+    batch = tok(texts, add_special_tokens=False, padding=True, return_tensors="pt").to(device)
+    torch.manual_seed(seed)
+    out = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=500)
+    answers = tok.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+    return [dict(prompt=p, chat=chat, answer=answer) for (p, chat), answer in zip(jobs, answers)]
+
+
 def main():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -68,33 +89,24 @@ def main():
     parser.add_argument("--data", type=Path, default=HERE / "data")
     parser.add_argument("--samples", type=int, default=1, help="samples of each plain prompt")
     parser.add_argument("--chat", type=int, default=1, help="samples of each question")
+    parser.add_argument("--no-bpb", action="store_true", help="samples only")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the samples here, too")
     args = parser.parse_args()
     folder = args.tokenizer_dir or args.model
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(min(torch.get_num_threads(), 4))
     # The weights are bf16; the arithmetic is f32, as in the engine's reference.
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device).eval()
     tok = AutoTokenizer.from_pretrained(folder)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
 
-    ids, size = read_validation(args.data, Tokenizer.from_file(str(folder / "tokenizer.json")))
-    nats = window_loss(lambda x: model(x).logits, ids, device, batch=16)
-    print(f"bits per byte: {bits_per_byte(nats, size):.4f} ({len(ids):,} tokens, {size:,} bytes)", flush=True)
-
-    records = []
+    if not args.no_bpb:
+        report_bits_per_byte(model, folder, args.data, device)
     jobs = [(p, False) for p in PLAIN for _ in range(args.samples)] + [(p, True) for p in CHAT for _ in range(args.chat)]
-    for number, (prompt, chat) in enumerate(jobs):
-        text = prompt
-        if chat:
-            text = tok.apply_chat_template([dict(role="user", content=prompt)], add_generation_prompt=True, tokenize=False)
-        start = torch.tensor([tok(text, add_special_tokens=False).input_ids], device=device)
-        torch.manual_seed(args.seed + number)
-        out = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=500)
-        answer = tok.decode(out[0, start.shape[1] :])
-        print(f"\n--- {'chat' if chat else 'plain'}: {prompt!r}\n{'' if chat else prompt}{answer}", flush=True)
-        records.append(dict(prompt=prompt, chat=chat, answer=answer))
+    records = sample(model, tok, jobs, args.seed, device) if jobs else []
+    for r in records:
+        start = "" if r["chat"] else r["prompt"]
+        print(f"\n--- {'chat' if r['chat'] else 'plain'}: {r['prompt']!r}\n{start}{r['answer']}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(records, indent=1, ensure_ascii=False))
 

@@ -1,16 +1,14 @@
-"""Train the story model (or its teacher) on the editions that prepare.py wrote.
+"""Train the story model on the editions that prepare.py wrote.
 
-    python train.py --preset teacher --out build/teacher
-    python train.py --preset student --teacher build/teacher --out ../../models/stories
+    python train.py --seconds 250 --out ../../models/stories --log train-log.jsonl
 
 The weights live in transformers' own Qwen3ForCausalLM, so what is saved is a plain Qwen3 and nothing
 else. Around it stand the things a small data set needs: dropout on every residual branch, strong weight
-decay, an average of the weights (EMA), and soft targets from a larger teacher.
+decay, and an average of the weights (EMA), of which the best one seen is kept.
 """
 
 import argparse
 import json
-import math
 import threading
 import time
 from pathlib import Path
@@ -22,13 +20,8 @@ import torch.nn.functional as F
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from evaluate import bits_per_byte, read_validation, window_loss
-from prepare import END, HERE, IM_END, MODEL_DIR, NO_LOSS, Tokenizer
+from prepare import END, HERE, IM_END, MODEL_DIR, NO_LOSS, WINDOW, Tokenizer
 
-PRESETS = {
-    # Widths are multiples of 256, so that every quantized block format fits.
-    "student": dict(hidden=256, layers=8, heads=4, intermediate=768, dropout=0.15, steps=12000),
-    "teacher": dict(hidden=512, layers=8, heads=8, intermediate=1536, dropout=0.25, steps=6000),
-}
 STORY_ROWS, STORY_LENGTH = 24, 1024  # whole stories and conversations, packed
 WINDOW_ROWS = 288  # one window each: nothing is known of what stood around it
 
@@ -164,20 +157,9 @@ def hidden_states(model, layers, ids):
     return model.model.norm(x).bfloat16()
 
 
-def plain_loss(x, head, targets):
+def loss_of_states(x, head, targets):
     logits = F.linear(x.flatten(0, 1), head.bfloat16()).float()
     return F.cross_entropy(logits, targets.flatten(), ignore_index=-100, reduction="sum")
-
-
-def soft_loss(x, head, targets, teacher_x, teacher_head, weight):
-    """(1 - weight) x cross-entropy with the text + weight x cross-entropy with the teacher's distribution."""
-    targets = targets.flatten()
-    logp = F.log_softmax(F.linear(x.flatten(0, 1), head.bfloat16()).float(), -1)
-    teacher = F.softmax(F.linear(teacher_x.flatten(0, 1), teacher_head.bfloat16()).float(), -1)
-    learnt = targets >= 0
-    hard = -logp.gather(1, targets.clamp(min=0)[:, None])[:, 0]
-    soft = -(teacher * logp).sum(-1)
-    return (((1 - weight) * hard + weight * soft) * learnt).sum(), (hard * learnt).sum().detach()
 
 
 # ---------------------------------------------------------------------------- optimizer
@@ -221,10 +203,12 @@ class Muon:
         return x.mT if tall else x
 
 
-def learning_rate(step, steps, warmup, hold=0.4):
-    if step < warmup:
-        return (step + 1) / warmup
-    return min(1.0, (steps - step) / (steps * (1 - hold)))
+def learning_rate(step, progress, warmup=200, hold=0.5, final=0.1):
+    """A share of the full rate: up over the warm-up, level for half the run, then down to a tenth.
+
+    Not down to zero: the last stretch at a tiny rate is where a model learns the training text by heart.
+    """
+    return min((step + 1) / warmup, 1.0, final + (1 - final) * max(0.0, 1 - progress) / (1 - hold))
 
 
 # ---------------------------------------------------------------------------- main
@@ -248,16 +232,14 @@ def save(model, weights, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="student")
-    for name in ("hidden", "layers", "heads", "intermediate", "steps"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--dropout", type=float)
+    # Widths are multiples of 256, so that every quantized block format fits.
+    for name, value in dict(hidden=256, layers=8, heads=4, intermediate=768).items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in dict(dropout=0.15, decay=0.4, lr=3e-3, ema=0.999).items():
+        parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--steps", type=int, help="how long to train, in steps: repeats a run")
+    parser.add_argument("--seconds", type=float, help="or in seconds: fits a budget")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--decay", type=float, default=0.3)
-    parser.add_argument("--ema", type=float, default=0.998)
-    parser.add_argument("--teacher", type=Path, nargs="*", default=[])
-    parser.add_argument("--soft", type=float, default=0.7, help="weight of the teacher's targets")
     parser.add_argument("--editions", type=int, default=12)
     parser.add_argument("--edition-dir", type=Path, default=HERE / "build")
     parser.add_argument("--data", type=Path, default=HERE / "data")
@@ -265,14 +247,13 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--eval-every", type=int, default=500)
-    parser.add_argument("--max-seconds", type=float, default=1e9, help="stop early, whatever the schedule says")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-graph", action="store_true", help="launch every kernel from Python: twice as slow")
     args = parser.parse_args()
+    if (args.steps is None) == (args.seconds is None):
+        parser.error("one of --steps and --seconds")
     begun = time.time()
-    for name, value in PRESETS[args.preset].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
@@ -288,24 +269,13 @@ def main():
 
     torch._dynamo.config.cache_size_limit = 64
     layers = [compiled(layer) for layer in model.model.layers]
-    plain_loss_, soft_loss_ = compiled(plain_loss), compiled(soft_loss)
-    teachers = []
-    for folder in args.teacher:
-        teacher = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(device).eval()
-        teachers.append((teacher, [compiled(layer) for layer in teacher.model.layers]))
+    summed_loss = compiled(loss_of_states)
 
     def loss_of(rows):
-        """-> (loss to minimize, cross-entropy with the text), both summed over the tokens learnt"""
+        """Cross-entropy, summed over the tokens that are to be learnt."""
         ids, targets = inputs_and_targets(rows)
-        head = model.lm_head.weight
-        with torch.autocast(device, torch.bfloat16):
-            if not teachers:
-                loss = plain_loss_(hidden_states(model, layers, ids), head, targets)
-                return loss, loss.detach()
-            with torch.no_grad():
-                teacher, teacher_layers = teachers[0]
-                soft = hidden_states(teacher, teacher_layers, ids)
-            return soft_loss_(hidden_states(model, layers, ids), head, targets, soft, teacher.lm_head.weight, args.soft)
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+            return summed_loss(hidden_states(model, layers, ids), model.lm_head.weight, targets)
 
     matrices = [p for layer in model.model.layers for p in layer.parameters() if p.ndim == 2]
     norms = [p for p in params if p.ndim == 1]
@@ -341,47 +311,78 @@ def main():
             x = hidden_states(model, model.model.layers, ids)
             return F.linear(x, model.lm_head.weight).float()
 
-    source = batches(Editions(args.edition_dir, args.editions), args.seed, device)
-    model.train()
-    started, recent, best = None, [], None
-    for step in range(args.steps):
-        scale = learning_rate(step, args.steps, warmup=200)
-        parts, learnt = next(source)
-        for part in parts:
-            loss, nats = loss_of(part)
-            (loss / learnt).backward()
-            recent.append(nats / learnt)
+    # One step's launches take Python longer than they take the GPU (1,700 kernels for a small model), so
+    # forward and backward are recorded once as a CUDA graph, which reads its batch from fixed buffers.
+    shapes = [(STORY_ROWS, STORY_LENGTH + 1), (WINDOW_ROWS, WINDOW)]
+    buffers = [torch.randint(0, tok.get_vocab_size(), s, dtype=torch.int32, device=device) for s in shapes]
+    learnt_buffer = torch.ones((), device=device)
+
+    def forward_backward():
+        total = 0
+        for part in buffers:
+            loss = loss_of(part) / learnt_buffer
+            loss.backward()
+            total = total + loss.detach()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
+        return total
+
+    model.train()
+    graph = None
+    if device == "cuda" and not args.no_graph:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                model.zero_grad(set_to_none=True)
+                forward_backward()
+        torch.cuda.current_stream().wait_stream(side)
+        model.zero_grad(set_to_none=True)  # so that the recorded backward writes the gradients afresh
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            train_loss = forward_backward()
+    print(f"ready after {time.time() - begun:.0f} s", flush=True)
+
+    source = batches(Editions(args.edition_dir, args.editions), args.seed, device)
+    recent, step, started, best, best_bpb = [], 0, None, None, float("inf")
+    while True:
+        parts, learnt = next(source)
+        started = started or time.time()
+        progress = step / args.steps if args.steps else (time.time() - started) / args.seconds
+        scale = learning_rate(step, progress)
+        for buffer, part in zip(buffers, parts):
+            buffer.copy_(part)
+        learnt_buffer.fill_(learnt)
+        if graph:
+            graph.replay()
+        else:
+            model.zero_grad(set_to_none=True)
+            train_loss = forward_backward()
+        recent.append(train_loss.clone())
         for group in adamw.param_groups:
             group["lr"] = args.lr * scale
         adamw.step()
         if muon:
             muon.step(args.lr * scale, args.decay)
-        model.zero_grad(set_to_none=True)
         # The average reaches back less far at first, or it would still hold the random start.
         torch._foreach_lerp_(average, [p.detach() for p in params], 1 - min(args.ema, (step + 1) / (step + 10)))
 
-        if step == 20:
-            if device == "cuda":
-                torch.cuda.synchronize()
-            started = time.time()
-        last = step + 1 == args.steps or time.time() - begun > args.max_seconds
-        if (step + 1) % 100 == 0 or last:
-            record = dict(step=step + 1, train=round(float(torch.stack(recent).sum()) / (len(recent) / 2), 4))
-            record.update(lr=round(args.lr * scale, 6), seconds=round(time.time() - begun, 1))
+        step += 1
+        last = step == args.steps if args.steps else progress >= 1
+        if step % 100 == 0 or last:
+            record = dict(step=step, train=round(float(torch.stack(recent).mean()), 4), lr=round(args.lr * scale, 6))
+            record["seconds"] = round(time.time() - started, 1)
             recent = []
-            if (step + 1) % args.eval_every == 0 or last:
+            if step % args.eval_every == 0 or last:
                 record["bpb"], record["bpb_ema"] = (round(b, 4) for b in evaluate())
-                if started:
-                    record["ms"] = round((time.time() - started) / max(1, step - 20) * 1000, 1)
                 print(json.dumps(record), flush=True)
+                if record["bpb_ema"] < best_bpb:
+                    best, best_bpb = [p.clone() for p in average], record["bpb_ema"]
             if log:
                 print(json.dumps(record), file=log, flush=True)
         if last:
             break
-    best = average if record["bpb_ema"] <= record["bpb"] else [p.detach() for p in params]
     save(model, best, args.out)
-    print(f"saved {args.out} after {time.time() - begun:.0f} s", flush=True)
+    print(f"saved {args.out} ({best_bpb}) after {time.time() - begun:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

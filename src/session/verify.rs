@@ -93,7 +93,7 @@ pub struct Fixture {
 
 /// The fixtures that travel with the binary, so that `fs verify` needs nothing but the model: manifest, then files.
 #[cfg(feature = "embedded-model")]
-const EMBEDDED: [(&str, &[(&str, &[u8])]); 1] = {
+const EMBEDDED: [(&str, &[(&str, &[u8])]); 2] = {
     macro_rules! golden {
         ($($path:literal),*) => {
             &[$(($path, include_bytes!(concat!("../../tests/golden/forward/", $path)))),*]
@@ -101,7 +101,7 @@ const EMBEDDED: [(&str, &[(&str, &[u8])]); 1] = {
     }
     [
         ("qwen3-0.6b", golden!("qwen3-0.6b/manifest.json", "qwen3-0.6b/case_0.safetensors")),
-        // ("stories", golden!("stories/manifest.json", "stories/case_0.safetensors")),
+        ("stories", golden!("stories/manifest.json", "stories/case_0.safetensors")),
     ]
 };
 
