@@ -1,10 +1,362 @@
-//! `fs chat`.
+//! `fs chat`: a conversation.
+
+use super::common::{self, CacheArgs, INTERRUPTED, ModelArgs, SamplingArgs};
+use anyhow::{Context, bail};
+use failed_star::session::{Event, GenerateOptions, Session, StopReason};
+use failed_star::text::{ChatTemplate, Message, RenderOptions};
+use rustyline::error::ReadlineError;
+use std::io::{BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 /// Arguments of `fs chat`.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Examples:
+  fs chat
+  fs chat --model qwen3-0.6b --no-think --system \"Answer in one sentence.\"
+  echo \"Tell me a story about a cat who lost her hat\" | fs chat --seed 3
+
+In a conversation, /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation.")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+    /// What the model is told before the conversation
+    #[arg(short, long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Let the model think before it answers (where it can)
+    #[arg(long, overrides_with = "no_think")]
+    think: bool,
+    /// Ask for answers without thinking
+    #[arg(long, overrides_with = "think")]
+    no_think: bool,
+    /// The most tokens of one answer [default: until the context is full]
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Continue a conversation that /save wrote
+    #[arg(long, value_name = "FILE")]
+    load: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// The commands of a conversation: name, argument, what it does.
+const COMMANDS: [(&str, &str, &str); 10] = [
+    ("/help", "", "show this list"),
+    ("/system", "TEXT", "tell the model something before the conversation, which starts anew"),
+    ("/think", "", "let the model think before it answers"),
+    ("/nothink", "", "ask for answers without thinking"),
+    ("/undo", "", "take back the last question and its answer"),
+    ("/reset", "", "forget the conversation"),
+    ("/save", "FILE", "write the conversation to a file"),
+    ("/load", "FILE", "continue a conversation from a file"),
+    ("/stats", "", "show speed, context and cache"),
+    ("/quit", "", "end (so does Ctrl-D)"),
+];
 
 /// Runs `fs chat`.
-pub fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    common::catch_interrupts()?;
+    let engine = args.model.load()?;
+    let template = engine.chat_template().with_context(|| {
+        format!(
+            "{} has no chat template (chat_template.jinja or tokenizer_config.json); try `fs generate`",
+            engine.name()
+        )
+    })?;
+    let options = GenerateOptions {
+        sampling: args.sampling.params(&engine),
+        max_tokens: args.max_tokens,
+        stop_tokens: engine.stop_tokens(),
+        ..GenerateOptions::default()
+    };
+    let mut chat = Chat {
+        template,
+        session: args.cache.session(&engine)?,
+        options,
+        messages: Vec::new(),
+        enable_thinking: if args.think {
+            Some(true)
+        } else if args.no_think {
+            Some(false)
+        } else {
+            None
+        },
+        quiet: args.model.device.quiet,
+        last_speed: None,
+        colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    };
+    if let Some(system) = args.system {
+        chat.set_system(system);
+    }
+    if let Some(file) = &args.load {
+        chat.load(file)?;
+    }
+    let mut input = Input::new()?;
+    while let Some(line) = input.next_line()? {
+        let line = line.trim();
+        if line.is_empty() {
+            continue;
+        }
+        if line.starts_with('/') {
+            match chat.command(line) {
+                Ok(ControlFlow::Break(())) => break,
+                Ok(ControlFlow::Continue(())) => {}
+                // A typing error in a command is no reason to lose a conversation.
+                Err(error) if input.is_terminal() => eprintln!("error: {error:#}"),
+                Err(error) => return Err(error),
+            }
+        } else {
+            match chat.answer(line) {
+                Ok(()) => {}
+                Err(error) if input.is_terminal() && !super::is_broken_pipe(&error) => eprintln!("error: {error:#}"),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lines from a terminal with editing and history, or from a pipe.
+enum Input {
+    Terminal(Box<rustyline::DefaultEditor>, Option<PathBuf>),
+    Pipe,
+}
+
+impl Input {
+    fn new() -> anyhow::Result<Self> {
+        if !std::io::stdin().is_terminal() {
+            return Ok(Self::Pipe);
+        }
+        let mut editor = rustyline::DefaultEditor::new().context("cannot use the terminal")?;
+        let history =
+            failed_star::weights::model_directory().ok().and_then(|dir| Some(dir.parent()?.join("chat-history")));
+        if let Some(history) = &history {
+            // There is none the first time.
+            let _ = editor.load_history(history);
+        }
+        eprintln!("/help lists the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation");
+        Ok(Self::Terminal(Box::new(editor), history))
+    }
+
+    fn is_terminal(&self) -> bool {
+        matches!(self, Self::Terminal(..))
+    }
+
+    fn next_line(&mut self) -> anyhow::Result<Option<String>> {
+        match self {
+            Self::Pipe => {
+                let mut bytes = Vec::new();
+                if std::io::stdin().lock().read_until(b'\n', &mut bytes).context("stdin")? == 0 {
+                    return Ok(None);
+                }
+                Ok(Some(common::utf8(bytes, "stdin")?))
+            }
+            Self::Terminal(editor, history) => loop {
+                match editor.readline("> ") {
+                    Ok(line) => {
+                        let _ = editor.add_history_entry(&line);
+                        if let Some(history) = history {
+                            let _ = history.parent().map(std::fs::create_dir_all);
+                            // A history that cannot be kept is no reason to stop talking.
+                            let _ = editor.save_history(history);
+                        }
+                        return Ok(Some(line));
+                    }
+                    Err(ReadlineError::Interrupted) => eprintln!("(Ctrl-D or /quit ends the conversation)"),
+                    Err(ReadlineError::Eof) => return Ok(None),
+                    Err(error) => return Err(error).context("cannot read from the terminal"),
+                }
+            },
+        }
+    }
+}
+
+struct Chat<'a> {
+    template: &'a ChatTemplate,
+    session: Session,
+    options: GenerateOptions,
+    messages: Vec<Message>,
+    enable_thinking: Option<bool>,
+    quiet: bool,
+    last_speed: Option<String>,
+    colours: bool,
+}
+
+impl Chat<'_> {
+    /// Asks and streams the answer to stdout. On an error the question is taken back.
+    fn answer(&mut self, question: &str) -> anyhow::Result<()> {
+        self.messages.push(message("user", question));
+        match self.generate() {
+            Ok(answer) => {
+                self.messages.push(message("assistant", &answer));
+                Ok(())
+            }
+            Err(error) => {
+                self.messages.pop();
+                Err(error)
+            }
+        }
+    }
+
+    fn generate(&mut self) -> anyhow::Result<String> {
+        INTERRUPTED.store(false, Ordering::Relaxed);
+        let engine = self.session.engine().clone();
+        let render = RenderOptions {
+            add_generation_prompt: true,
+            enable_thinking: self.enable_thinking,
+            ..RenderOptions::default()
+        };
+        let prompt = engine.tokenizer()?.encode(&self.template.render(&self.messages, &render)?);
+        let bar = common::PromptBar::new(self.quiet);
+        let mut screen = Screen { colours: self.colours, dimmed: false };
+        let mut output = Ok(());
+        let completion = self.session.generate(&prompt, &self.options, &mut |event| {
+            match event {
+                Event::Prefill { done, total } => bar.update(done, total),
+                Event::Token(token) => {
+                    bar.clear();
+                    output = screen.print(&token.text);
+                }
+                Event::Rest(text) => {
+                    bar.clear();
+                    output = screen.print(text);
+                }
+            }
+            if output.is_err() || INTERRUPTED.load(Ordering::Relaxed) {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        output?;
+        screen.end()?;
+        match completion.stop_reason {
+            StopReason::Interrupted => eprintln!("(stopped)"),
+            StopReason::ContextFull => {
+                eprintln!("(the context of {} tokens is full: /reset or /undo)", self.session.context())
+            }
+            _ => {}
+        }
+        self.last_speed = Some(common::speed_line(&self.session, &completion.timings));
+        Ok(without_thoughts(&completion.text).to_owned())
+    }
+
+    fn command(&mut self, line: &str) -> anyhow::Result<ControlFlow<()>> {
+        let (name, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let argument = argument.trim();
+        match name {
+            "/help" => {
+                for (name, argument, what) in COMMANDS {
+                    eprintln!("  {:<16} {what}", format!("{name} {argument}"));
+                }
+            }
+            "/system" => {
+                self.messages.clear();
+                if !argument.is_empty() {
+                    self.set_system(argument.to_owned());
+                }
+            }
+            "/think" => self.enable_thinking = Some(true),
+            "/nothink" => self.enable_thinking = Some(false),
+            "/undo" => match self.messages.iter().rposition(|message| message.role == "user") {
+                Some(question) => self.messages.truncate(question),
+                None => bail!("there is nothing to undo"),
+            },
+            "/reset" => self.messages.retain(|message| message.role == "system"),
+            "/save" => self.save(file_argument(name, argument)?)?,
+            "/load" => self.load(file_argument(name, argument)?)?,
+            "/stats" => self.stats(),
+            "/quit" | "/exit" => return Ok(ControlFlow::Break(())),
+            _ => bail!("there is no command {name}; /help lists them"),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn set_system(&mut self, text: String) {
+        self.messages.insert(0, message("system", &text));
+    }
+
+    fn save(&self, file: &Path) -> anyhow::Result<()> {
+        let json = serde_json::to_vec_pretty(&self.messages)?;
+        // Written beside and renamed, so that a full disk leaves an earlier save as it was.
+        let partial = file.with_extension("partial");
+        std::fs::write(&partial, json)
+            .and_then(|()| std::fs::rename(&partial, file))
+            .inspect_err(|_| {
+                let _ = std::fs::remove_file(&partial);
+            })
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        eprintln!("{} messages written to {}", self.messages.len(), file.display());
+        Ok(())
+    }
+
+    fn load(&mut self, file: &Path) -> anyhow::Result<()> {
+        let json = std::fs::read(file).with_context(|| file.display().to_string())?;
+        self.messages =
+            serde_json::from_slice(&json).with_context(|| format!("{}: not a saved conversation", file.display()))?;
+        eprintln!("{} messages read from {}", self.messages.len(), file.display());
+        Ok(())
+    }
+
+    fn stats(&self) {
+        let used = self.session.tokens().len();
+        let cache = used * self.session.kv_bytes_per_token();
+        eprintln!("context: {used} of {} tokens, {:.1} MB of KV cache", self.session.context(), cache as f64 / 1e6);
+        match &self.last_speed {
+            Some(speed) => eprintln!("last answer: {speed}"),
+            None => eprintln!("no answer yet"),
+        }
+        eprintln!("seed {}", self.options.sampling.seed);
+    }
+}
+
+fn message(role: &str, content: &str) -> Message {
+    Message { role: role.into(), content: content.into(), ..Message::default() }
+}
+
+fn file_argument<'a>(command: &str, argument: &'a str) -> anyhow::Result<&'a Path> {
+    if argument.is_empty() {
+        bail!("{command} needs a file name");
+    }
+    Ok(Path::new(argument))
+}
+
+/// The answer without the thoughts before it: templates do not want to see them again.
+fn without_thoughts(answer: &str) -> &str {
+    answer.rsplit_once("</think>").map_or(answer, |(_, answer)| answer).trim()
+}
+
+/// Streams an answer to stdout, thoughts dimmed where there are colours.
+struct Screen {
+    colours: bool,
+    dimmed: bool,
+}
+
+impl Screen {
+    fn print(&mut self, text: &str) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        // `<think>` and `</think>` are single tokens, so they never come in parts.
+        if self.colours && text.contains("<think>") {
+            out.write_all(b"\x1b[2m")?;
+            self.dimmed = true;
+        }
+        out.write_all(text.as_bytes())?;
+        if self.dimmed && text.contains("</think>") {
+            out.write_all(b"\x1b[0m")?;
+            self.dimmed = false;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(if self.dimmed { b"\x1b[0m\n" } else { b"\n" })?;
+        out.flush()?;
+        Ok(())
+    }
 }

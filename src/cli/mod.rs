@@ -1,6 +1,7 @@
 //! The command line: arguments, printing and progress; no maths. One file a command.
 
 mod chat;
+mod common;
 mod detokenize;
 mod generate;
 mod inspect;
@@ -44,22 +45,34 @@ enum Command {
 
 /// Runs the command line; the result is the process's exit code: 1 for a failure, 2 for wrong usage.
 pub fn run() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
-        Command::Tokenize(args) => tokenize::run(args),
-        Command::Detokenize(args) => detokenize::run(args),
-        Command::Inspect(args) => inspect::run(args),
+        Command::Tokenize(args) => tokenize::run(args).map(done),
+        Command::Detokenize(args) => detokenize::run(args).map(done),
+        Command::Inspect(args) => inspect::run(args).map(done),
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
-        Command::Pull(args) => pull::run(args),
-        Command::Models(args) => models::run(args),
+        Command::Pull(args) => pull::run(args).map(done),
+        Command::Models(args) => models::run(args).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        // Whoever read our output has seen enough (`fs … | head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether an error is that the reader of our output has gone.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        io.or_else(|| cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind))
+    };
+    error.chain().any(|cause| kind(cause) == Some(std::io::ErrorKind::BrokenPipe))
 }

@@ -1,4 +1,12 @@
-//! [`Engine`](crate::session) and sessions.
+//! An [`Engine`] holds a model on a backend and never changes; a [`Session`] is one growing sequence of tokens on it.
+//!
+//! This is all that the command line, the server and the course see.
 
+mod engine;
+mod generate;
 pub mod sampling;
 pub mod stop;
+pub mod verify;
+
+pub use engine::{Engine, EngineOptions, Session, SessionError, SessionOptions};
+pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, StopReason, Timings};

@@ -16,6 +16,8 @@ enum Owner {
     Mapped(Arc<memmap2::Mmap>),
     Static(&'static [u8]),
     Owned(Arc<Vec<u8>>),
+    /// Made at run time, at an address that is a multiple of 8; the range leaves out the last word's padding.
+    Words(Arc<Vec<u64>>),
 }
 
 impl SharedBytes {
@@ -36,6 +38,17 @@ impl SharedBytes {
         Self { owner: Owner::Owned(Arc::new(bytes)), range }
     }
 
+    /// These bytes at an address that is a multiple of 8, so that a tensor at an aligned offset is aligned in
+    /// memory: themselves if they lie so already (a mapped file always does), otherwise a copy.
+    pub fn aligned(self) -> Self {
+        if (self.as_ptr() as usize).is_multiple_of(8) {
+            return self;
+        }
+        let mut words = vec![0u64; self.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..self.len()].copy_from_slice(&self);
+        Self { range: 0..self.len(), owner: Owner::Words(Arc::new(words)) }
+    }
+
     /// The window `range` of this window, sharing the same owner; `None` if it does not fit inside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         if range.start > range.end || range.end > self.range.len() {
@@ -54,6 +67,7 @@ impl Deref for SharedBytes {
             Owner::Mapped(map) => map,
             Owner::Static(bytes) => bytes,
             Owner::Owned(bytes) => bytes,
+            Owner::Words(words) => bytemuck::cast_slice(words),
         };
         &all[self.range.clone()]
     }

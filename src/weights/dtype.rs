@@ -31,6 +31,18 @@ impl DType {
         elements.checked_mul(self.row().2)
     }
 
+    /// Copies stored elements into `out` as f32, exactly (f32 holds every value of the other formats).
+    ///
+    /// `bytes` must be `out.len()` elements, aligned to the element size; loading a tensor guarantees both.
+    pub fn widen(self, bytes: &[u8], out: &mut [f32]) {
+        use half::slice::HalfFloatSliceExt;
+        match self {
+            DType::F32 => out.copy_from_slice(bytemuck::cast_slice(bytes)),
+            DType::F16 => bytemuck::cast_slice::<u8, half::f16>(bytes).convert_to_f32_slice(out),
+            DType::BF16 => bytemuck::cast_slice::<u8, half::bf16>(bytes).convert_to_f32_slice(out),
+        }
+    }
+
     fn row(self) -> &'static (DType, &'static str, usize) {
         Self::TABLE.iter().find(|row| row.0 == self).expect("every dtype has a row")
     }
@@ -39,5 +51,11 @@ impl DType {
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
+    }
+}
+
+impl serde::Serialize for DType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-/// An error in a model's files. Every variant names the file; the text says what was found and what to do.
+/// An error in a model's files. Every variant names the file, or the model; the text says what was found,
+/// what was expected and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The operating system refused to open, map or read a file.
-    #[error("{}: {source}", path.display())]
+    /// The operating system refused to open, map, read or write a file; the source says why.
+    #[error("cannot access {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -21,4 +22,59 @@ pub enum WeightsError {
         /// What was found, what was expected, what to do.
         message: String,
     },
+    /// One field of a JSON file is missing or has a value that cannot be used.
+    #[error("{file}: field `{field}`: found {found}, expected {expected}")]
+    Field {
+        /// The file, or the name of an embedded one.
+        file: String,
+        /// The field; nested ones with dots, e.g. `rope_scaling.factor`.
+        field: String,
+        /// What the file says, shortened.
+        found: String,
+        /// What it should say.
+        expected: String,
+    },
+    /// What a safetensors header says of one tensor is not valid.
+    #[error("{file}: tensor `{tensor}` at byte {offset}: {message}")]
+    Tensor {
+        /// The file, or the name of an embedded one.
+        file: String,
+        /// The tensor's name, control characters escaped.
+        tensor: String,
+        /// Where the header says that its data begins, counted from the start of the file.
+        offset: u64,
+        /// What was found, what was expected.
+        message: String,
+    },
+    /// A model was found, but a part of it is not there.
+    #[error("{model}: no {part}; {hint}")]
+    Absent {
+        /// The model's name or directory.
+        model: String,
+        /// What is missing: `weights`, `tokenizer.json`, …
+        part: String,
+        /// How to get it.
+        hint: String,
+    },
+    /// `--model` names neither a path nor a model that is on this machine.
+    #[error("no model `{name}` here: it is not a path, and the models on this machine are {available}; {hint}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is, comma-separated.
+        available: String,
+        /// How to get it.
+        hint: String,
+    },
+}
+
+impl WeightsError {
+    pub(crate) fn invalid(file: &str, message: impl Into<String>) -> Self {
+        WeightsError::Invalid { file: file.to_string(), message: message.into() }
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| WeightsError::Io { path, source }
+    }
 }

@@ -6,9 +6,15 @@
 mod bytes;
 mod checkpoint;
 mod config;
+pub mod download;
 mod dtype;
+mod embedded;
 mod error;
 mod generation_config;
+mod json;
+pub mod known_models;
+mod model_directory;
+mod safetensors;
 mod source;
 
 pub use bytes::SharedBytes;
@@ -17,4 +23,6 @@ pub use config::{Config, RopeScaling};
 pub use dtype::DType;
 pub use error::WeightsError;
 pub use generation_config::GenerationConfig;
+pub use json::printable;
+pub use model_directory::model_directory;
 pub use source::ModelSource;

@@ -1,0 +1,132 @@
+//! The fast CPU path: SIMD chosen at run time, one pool of threads, weights used in place.
+//!
+//! Each operation's file cuts its output into blocks for the [threads] and hands each block to a kernel of [simd].
+
+mod attention;
+mod bandwidth;
+mod linear;
+mod rows;
+pub mod simd;
+pub mod threads;
+
+use super::matrix::Matrix;
+use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, assert_in_cache, reference};
+use crate::model::kv_cache::{HostKvCache, KvLayout};
+use crate::weights::Tensor;
+use simd::Level;
+use threads::ThreadPool;
+
+/// The CPU backend.
+pub struct Cpu {
+    level: Level,
+    pool: ThreadPool,
+}
+
+impl Cpu {
+    /// A backend with `threads` threads (`None`: one a core) at the fastest level this machine has.
+    pub fn new(threads: Option<usize>) -> Self {
+        Self::with_level(threads, Level::detect())
+    }
+
+    /// A backend at a given level, which must be one of [`Level::available`].
+    pub fn with_level(threads: Option<usize>, level: Level) -> Self {
+        assert!(Level::available().contains(&level), "this machine has no {}", level.name());
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+        Self { level, pool: ThreadPool::new(threads) }
+    }
+}
+
+/// A weight as the CPU backend holds it.
+pub struct CpuWeight {
+    /// The weight in its file's dtype and place.
+    matrix: Matrix,
+    /// A vector (norm weight, bias) widened to f32 at load: it is small, and read element by element.
+    vector: Vec<f32>,
+}
+
+impl Backend for Cpu {
+    type Weight = CpuWeight;
+    type Buffer = Vec<f32>;
+    type KvCache = HostKvCache;
+
+    fn info(&self) -> BackendInfo {
+        BackendInfo { name: "cpu", device: self.level.name().into(), threads: self.pool.threads() }
+    }
+
+    fn read_bandwidth(&self) -> Option<f64> {
+        Some(bandwidth::read_bandwidth(self))
+    }
+
+    fn load(&self, tensor: &Tensor) -> Result<CpuWeight, BackendError> {
+        let matrix = Matrix::new(tensor, "cpu")?;
+        let vector = if tensor.shape.len() == 1 { matrix.to_f32() } else { Vec::new() };
+        Ok(CpuWeight { matrix, vector })
+    }
+
+    fn buffer(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn write(&self, buffer: &mut Vec<f32>, values: &[f32]) {
+        buffer[..values.len()].copy_from_slice(values);
+    }
+
+    fn read(&self, buffer: &Vec<f32>, len: usize) -> Result<Vec<f32>, BackendError> {
+        Ok(buffer[..len].to_vec())
+    }
+
+    fn kv_cache(&self, layout: KvLayout) -> HostKvCache {
+        HostKvCache::new(layout)
+    }
+
+    fn reserve_kv(&self, cache: &mut HostKvCache, positions: usize) {
+        cache.reserve(positions);
+    }
+
+    fn embed(&self, out: &mut Vec<f32>, table: &CpuWeight, ids: &[u32]) {
+        reference::embed::embed(out, &table.matrix, ids);
+    }
+
+    fn rms_norm(&self, out: &mut Vec<f32>, x: &Vec<f32>, weight: &CpuWeight, eps: f32, rows: usize) {
+        rows::rms_norm(self, out, x, &weight.vector, eps, rows);
+    }
+
+    fn head_norm(&self, x: &mut Vec<f32>, weight: &CpuWeight, eps: f32, rows: usize) {
+        rows::head_norm(self, x, &weight.vector, eps, rows);
+    }
+
+    fn linear(&self, out: &mut Vec<f32>, x: &Vec<f32>, weight: &CpuWeight, rows: usize) {
+        linear::linear(self, out, x, &weight.matrix, rows);
+    }
+
+    fn add_bias(&self, x: &mut Vec<f32>, bias: &CpuWeight, rows: usize) {
+        for row in x.chunks_exact_mut(bias.vector.len()).take(rows) {
+            reference::add::add(row, &bias.vector);
+        }
+    }
+
+    fn rope(&self, x: &mut Vec<f32>, cos_sin: &Vec<f32>, tokens: usize, heads: usize, head_dim: usize) {
+        rows::rope(self, x, cos_sin, tokens, heads, head_dim);
+    }
+
+    fn store_kv(&self, cache: &mut HostKvCache, k: &Vec<f32>, v: &Vec<f32>, at: CachePosition) {
+        cache.store(at.layer, at.start, at.tokens, k, v);
+    }
+
+    fn attention(&self, out: &mut Vec<f32>, q: &Vec<f32>, cache: &HostKvCache, heads: Heads, at: CachePosition) {
+        assert_in_cache(cache, at);
+        attention::attention(self, out, q, cache, heads, at);
+    }
+
+    fn swiglu(&self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize) {
+        rows::swiglu(self, &mut gate[..len], &up[..len]);
+    }
+
+    fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) {
+        reference::add::add(&mut x[..len], &y[..len]);
+    }
+
+    fn copy_rows(&self, out: &mut Vec<f32>, x: &Vec<f32>, first: usize, rows: usize, columns: usize) {
+        out[..rows * columns].copy_from_slice(&x[first * columns..(first + rows) * columns]);
+    }
+}

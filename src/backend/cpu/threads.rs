@@ -1,0 +1,312 @@
+//! One pool of threads for the whole backend, and a safe way to let them fill one buffer together.
+//!
+//! An operation lasts 10 to 1,000 microseconds, and a token needs a few hundred of them: starting a thread for each, or
+//! sleeping in between, would cost more than the arithmetic. So the workers stay, spin for a moment after each job, and
+//! park only when nothing comes. The calling thread works too.
+//!
+//! `unsafe` in this file does two things that Rust's borrow rules cannot express: it lends the workers a closure that
+//! borrows from the caller's stack (sound because [`ThreadPool::run`] returns only when no worker can touch it any
+//! more), and it hands out disjoint rectangles of one buffer (sound because a grid's blocks never overlap).
+
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+/// Spins before a worker parks: about 50 microseconds, longer than the pauses between operations of one token.
+const SPINS_BEFORE_PARKING: usize = 2_000;
+
+/// A fixed set of worker threads that run one job at a time.
+pub struct ThreadPool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Sessions that share an engine take turns, operation by operation.
+    turn: Mutex<()>,
+}
+
+/// A task's body, called with the task's index.
+type Body<'a> = dyn Fn(usize) + Sync + 'a;
+
+struct Shared {
+    /// Counts jobs; a worker that sees it change has a job to join. `usize::MAX` asks the workers to end.
+    epoch: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+    /// The next task to be taken.
+    next: AtomicUsize,
+    /// Workers that have not finished the current job.
+    busy: AtomicUsize,
+    panicked: AtomicBool,
+    parked: Mutex<usize>,
+    wake: Condvar,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    body: *const Body<'static>,
+    tasks: usize,
+}
+
+// SAFETY: `job` is written only by the thread that holds `turn`, before it publishes a new epoch (Release) and after all
+// workers have left the previous job (`busy` is 0); workers read it only after they saw that epoch (Acquire).
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer inside is only followed while `run` keeps the closure alive.
+unsafe impl Send for Shared {}
+
+const END: usize = usize::MAX;
+
+impl ThreadPool {
+    /// A pool in which `threads` threads compute: the caller's and `threads - 1` workers.
+    pub fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            parked: Mutex::new(0),
+            wake: Condvar::new(),
+        });
+        let workers = (1..threads.max(1))
+            .map_while(|i| {
+                let shared = shared.clone();
+                std::thread::Builder::new().name(format!("fs-worker-{i}")).spawn(move || shared.work()).ok()
+            })
+            .collect();
+        Self { shared, workers, turn: Mutex::new(()) }
+    }
+
+    /// Threads that compute, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `body(task)` for every task in `0..tasks`, in any order, on all threads; returns when all are done.
+    pub fn run(&self, tasks: usize, body: impl Fn(usize) + Sync) {
+        if tasks <= 1 || self.workers.is_empty() {
+            (0..tasks).for_each(body);
+            return;
+        }
+        let _turn = self.turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let shared = &*self.shared;
+        let body: *const Body<'_> = &body;
+        // SAFETY: this only lengthens the closure's lifetime in the type. The pointer is followed by workers between
+        // the epoch's publication and their decrement of `busy`, and this function waits for `busy` to be 0 before
+        // it returns (panics of the caller's own tasks are caught until then), so the closure outlives every use.
+        let body: *const Body<'static> = unsafe { std::mem::transmute(body) };
+        // SAFETY: `turn` is held and `busy` is 0, so no other thread reads or writes the job now.
+        unsafe { *shared.job.get() = Some(Job { body, tasks }) };
+        shared.next.store(0, Ordering::Relaxed);
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::Release);
+        if *shared.parked.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) > 0 {
+            shared.wake.notify_all();
+        }
+
+        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(Job { body, tasks })));
+        let mut spins = 0;
+        while shared.busy.load(Ordering::Acquire) > 0 {
+            spins += 1;
+            // A worker that lost its core cannot finish while this thread spins on it.
+            if spins % 256 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        let worker_panicked = shared.panicked.swap(false, Ordering::Relaxed);
+        drop(_turn);
+        if let Err(panic) = own {
+            std::panic::resume_unwind(panic);
+        }
+        assert!(!worker_panicked, "a worker thread panicked; its message is above");
+    }
+
+    /// Cuts `values: [rows, columns]` into blocks of at most `block_rows` rows and `block_columns` columns and calls
+    /// `body` once for each block, on all threads.
+    pub fn run_blocks(
+        &self,
+        values: &mut [f32],
+        columns: usize,
+        (block_rows, block_columns): (usize, usize),
+        body: impl Fn(&mut Block<'_>) + Sync,
+    ) {
+        if values.is_empty() {
+            return;
+        }
+        assert!(columns > 0 && values.len() % columns == 0, "{} values in rows of {columns}", values.len());
+        assert!(block_rows > 0 && block_columns > 0);
+        let rows = values.len() / columns;
+        let across = columns.div_ceil(block_columns);
+        let grid = Grid { start: values.as_mut_ptr(), columns };
+        self.run(rows.div_ceil(block_rows) * across, |task| {
+            let (row, column) = (task / across * block_rows, task % across * block_columns);
+            body(&mut Block {
+                grid: &grid,
+                rows: row..(row + block_rows).min(rows),
+                columns: column..(column + block_columns).min(columns),
+                values: PhantomData,
+            });
+        });
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shared.epoch.store(END, Ordering::Release);
+        drop(self.shared.parked.lock());
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let mut seen = 0;
+        loop {
+            seen = match self.wait_for_epoch_after(seen) {
+                END => return,
+                epoch => epoch,
+            };
+            // SAFETY: the epoch was read with Acquire after the job was written, and the job is not written again
+            // before this thread decrements `busy`.
+            if let Some(job) = unsafe { *self.job.get() }
+                && catch_unwind(AssertUnwindSafe(|| self.take_tasks(job))).is_err()
+            {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.busy.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn take_tasks(&self, job: Job) {
+        // SAFETY: `run` keeps the closure alive until every thread has left this job.
+        let body = unsafe { &*job.body };
+        loop {
+            let task = self.next.fetch_add(1, Ordering::Relaxed);
+            if task >= job.tasks {
+                return;
+            }
+            body(task);
+        }
+    }
+
+    fn wait_for_epoch_after(&self, seen: usize) -> usize {
+        for _ in 0..SPINS_BEFORE_PARKING {
+            let epoch = self.epoch.load(Ordering::Acquire);
+            if epoch != seen {
+                return epoch;
+            }
+            std::hint::spin_loop();
+        }
+        let mut parked = self.parked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *parked += 1;
+        // The epoch is looked at under the lock, and `run` takes the lock after it published: a wake-up cannot be lost.
+        while self.epoch.load(Ordering::Acquire) == seen {
+            parked = self.wake.wait(parked).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        *parked -= 1;
+        self.epoch.load(Ordering::Acquire)
+    }
+}
+
+struct Grid {
+    start: *mut f32,
+    columns: usize,
+}
+
+// SAFETY: the pointer comes from a `&mut [f32]` that `run_blocks` holds while blocks exist, and blocks reach only their
+// own rectangle of it.
+unsafe impl Sync for Grid {}
+
+/// A rectangle of a buffer, which one task alone may read and write.
+pub struct Block<'a> {
+    grid: &'a Grid,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    values: PhantomData<&'a mut f32>,
+}
+
+impl Block<'_> {
+    /// The rows of the whole buffer that this block covers.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// The columns of the whole buffer that this block covers.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+
+    /// This block's part of row `row` of the whole buffer.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        assert!(self.rows.contains(&row), "row {row} outside {:?}", self.rows);
+        // SAFETY: the rectangle lies inside the buffer and belongs to this block alone; `&mut self` keeps the slices
+        // of one block from overlapping in time.
+        unsafe {
+            let start = self.grid.start.add(row * self.grid.columns + self.columns.start);
+            std::slice::from_raw_parts_mut(start, self.columns.len())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_exactly_once_job_after_job() {
+        for threads in [1, 2, 3, 8] {
+            let pool = ThreadPool::new(threads);
+            for tasks in [0, 1, 2, 7, 64, 1000] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, |task| {
+                    counts[task].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {tasks}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_cover_a_buffer_once_at_every_edge() {
+        let pool = ThreadPool::new(3);
+        for (rows, columns, block) in [(1, 1, (1, 1)), (5, 7, (2, 3)), (4, 8, (4, 8)), (3, 10, (16, 4)), (9, 2, (1, 5))]
+        {
+            let mut values = vec![0.0; rows * columns];
+            pool.run_blocks(&mut values, columns, block, |block| {
+                for row in block.rows() {
+                    for (column, value) in block.columns().zip(block.row_mut(row)) {
+                        *value += (row * columns + column) as f32 + 1.0;
+                    }
+                }
+            });
+            assert!(values.iter().enumerate().all(|(i, v)| *v == i as f32 + 1.0), "{rows}x{columns} in {block:?}");
+        }
+    }
+
+    #[test]
+    fn workers_wake_after_parking() {
+        let pool = ThreadPool::new(2);
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            let sum = AtomicUsize::new(0);
+            pool.run(100, |task| {
+                sum.fetch_add(task, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 4950);
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = ThreadPool::new(2);
+        let result = catch_unwind(AssertUnwindSafe(|| pool.run(64, |task| assert!(task != 40, "planted"))));
+        assert!(result.is_err());
+        let sum = AtomicUsize::new(0);
+        pool.run(10, |_| {
+            sum.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 10);
+    }
+}

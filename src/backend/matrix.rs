@@ -1,0 +1,75 @@
+//! A weight seen as a matrix, in place: what the backends in host memory work on.
+
+use super::BackendError;
+use crate::weights::{DType, Tensor};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// A weight as it lies in its file, seen as a matrix; a vector is a matrix of one row.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    tensor: Tensor,
+    rows: usize,
+    columns: usize,
+}
+
+impl Matrix {
+    /// Views a tensor of one or two dimensions as a matrix, without a copy.
+    pub fn new(tensor: &Tensor, backend: &'static str) -> Result<Self, BackendError> {
+        let (rows, columns) = match tensor.shape[..] {
+            [columns] => (1, columns),
+            [rows, columns] => (rows, columns),
+            _ => {
+                let message = format!("{}: shape {:?} is neither a vector nor a matrix", tensor.name, tensor.shape);
+                return Err(BackendError { backend, message });
+            }
+        };
+        if rows == 0 || columns == 0 {
+            let message = format!("{}: shape {:?} has no elements", tensor.name, tensor.shape);
+            return Err(BackendError { backend, message });
+        }
+        Ok(Self { tensor: tensor.clone(), rows, columns })
+    }
+
+    /// Number of rows: output features of a projection, tokens of an embedding.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns: input features.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The elements of rows `rows`, in the dtype they are stored in.
+    pub fn elements(&self, rows: Range<usize>) -> Elements<'_> {
+        let bytes = self.tensor.data.len() / self.rows;
+        let data = &self.tensor.data[rows.start * bytes..rows.end * bytes];
+        match self.tensor.dtype {
+            DType::F32 => Elements::F32(bytemuck::cast_slice(data)),
+            DType::F16 => Elements::F16(bytemuck::cast_slice(data)),
+            DType::BF16 => Elements::BF16(bytemuck::cast_slice(data)),
+        }
+    }
+
+    /// Copies row `row` into `out: [columns]` as f32.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        let bytes = self.tensor.data.len() / self.rows;
+        self.tensor.dtype.widen(&self.tensor.data[row * bytes..(row + 1) * bytes], out);
+    }
+
+    /// All elements as f32, `[rows, columns]`.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.tensor.to_f32()
+    }
+}
+
+/// Some elements of a weight, as they are stored.
+pub enum Elements<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Half precision.
+    F16(&'a [f16]),
+    /// bfloat16.
+    BF16(&'a [bf16]),
+}

@@ -1,0 +1,41 @@
+//! Causal attention with grouped KV heads.
+
+use super::linear::dot;
+use super::softmax::softmax;
+use crate::backend::{CachePosition, Heads};
+use crate::model::kv_cache::HostKvCache;
+
+/// For each token and query head: score every position up to the token's own, turn the scores into weights, and
+/// average the values by them.
+///
+/// `q` and `out: [tokens, heads, head_dim]`. The mask is the loop's bound: a token at position `p` reads `0..=p` and
+/// nothing else exists for it. `heads / kv_heads` query heads in a row share one KV head.
+pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, at: CachePosition) {
+    let Heads { heads, kv_heads, head_dim } = shape;
+    let group = heads / kv_heads;
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let [keys, values] = cache.layer(at.layer);
+    let mut row = vec![0.0; head_dim];
+    for t in 0..at.tokens {
+        let positions = at.start + t + 1;
+        for h in 0..heads {
+            let kv_head = h / group;
+            let query = &q[(t * heads + h) * head_dim..][..head_dim];
+            let mut weights = vec![0.0; positions];
+            for (p, weight) in weights.iter_mut().enumerate() {
+                keys.read(cache.row_start(kv_head, p), &mut row);
+                *weight = dot(query, &row) * scale;
+            }
+            softmax(&mut weights);
+
+            let out = &mut out[(t * heads + h) * head_dim..][..head_dim];
+            out.fill(0.0);
+            for (p, weight) in weights.iter().enumerate() {
+                values.read(cache.row_start(kv_head, p), &mut row);
+                for i in 0..head_dim {
+                    out[i] += weight * row[i];
+                }
+            }
+        }
+    }
+}

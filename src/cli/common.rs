@@ -1,0 +1,305 @@
+//! What commands that run a model share: the model's arguments, the sampling arguments, and the lines on stderr.
+
+use anyhow::{Context, bail};
+use failed_star::backend::BackendKind;
+use failed_star::model::kv_cache::KvDType;
+use failed_star::session::sampling::SamplingParams;
+use failed_star::session::{Engine, EngineOptions, Session, SessionOptions, Timings};
+use failed_star::weights::ModelSource;
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Which model, and what to run it on.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// A model's name, its directory, or its weights file [default: $FS_MODEL, else a pulled qwen3-0.6b, else the
+    /// embedded story model]
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// What to run a model on.
+#[derive(clap::Args)]
+pub struct DeviceArgs {
+    /// What to run on: cpu, or reference (plain loops, slow, the oracle)
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    pub backend: BackendKind,
+    /// Threads of the cpu backend [default: one a core]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
+    pub threads: Option<u16>,
+    /// Nothing on stderr but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl DeviceArgs {
+    /// These arguments as the engine takes them.
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions { backend: self.backend, threads: self.threads.map(usize::from) }
+    }
+}
+
+impl ModelArgs {
+    /// Loads the model and says on stderr what runs.
+    pub fn load(&self) -> anyhow::Result<Engine> {
+        let source = ModelSource::resolve(self.model.as_deref())?;
+        load(&source, &self.device)
+    }
+}
+
+/// Loads a model and says on stderr what runs.
+pub fn load(source: &ModelSource, device: &DeviceArgs) -> anyhow::Result<Engine> {
+    let engine = Engine::load(source, &device.options())?;
+    if !device.quiet {
+        if let Some(notice) = source.default_notice() {
+            eprintln!("{notice}");
+        }
+        let backend = engine.backend();
+        let threads = if backend.threads == 1 { "1 thread".into() } else { format!("{} threads", backend.threads) };
+        let dtype = engine.weights_dtype();
+        eprintln!("{} · {dtype} · {} {} · {threads}", engine.name(), backend.name, backend.device);
+    }
+    Ok(engine)
+}
+
+/// The cache of a session.
+#[derive(clap::Args)]
+pub struct CacheArgs {
+    /// The most tokens of prompt and answer together [default: what the model was made for]
+    #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// Element type of the KV cache: f16 or f32
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    pub kv: KvDType,
+}
+
+impl CacheArgs {
+    /// Starts a session.
+    pub fn session(&self, engine: &Engine) -> anyhow::Result<Session> {
+        let context = self.context.map(|n| n as usize);
+        Ok(engine.session(SessionOptions { context, kv_dtype: self.kv, ..SessionOptions::default() })?)
+    }
+}
+
+/// How to choose tokens. What is not given is the model's own recommendation (generation_config.json).
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling (default: what the model recommends)")]
+pub struct SamplingArgs {
+    /// Divides the logits: 0 always takes the most likely token, 1 samples as the model says
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Keeps the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Keeps the most likely tokens that together have probability P; 1 keeps all
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Keeps tokens at least P times as likely as the most likely one; 0 keeps all
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Makes tokens already seen less likely; 1 does nothing
+    #[arg(long, value_name = "R")]
+    repetition_penalty: Option<f32>,
+    /// Subtracted from the logits of tokens already generated
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Subtracted from a token's logit for each time it was generated
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// Adds X to the logit of token ID; may be given several times
+    #[arg(long, value_name = "ID=X", value_parser = parse_bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// The same seed gives the same text [default: another one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("expected ID=X, for example 151645=-5")?;
+    let id = id.trim().parse().map_err(|_| format!("`{id}` is not a token id"))?;
+    let bias = bias.trim().parse().map_err(|_| format!("`{bias}` is not a number"))?;
+    Ok((id, bias))
+}
+
+impl SamplingArgs {
+    /// The model's recommendations, changed by what was given.
+    pub fn params(&self, engine: &Engine) -> SamplingParams {
+        let mut params = SamplingParams::from_generation_config(engine.generation_config());
+        params.temperature = self.temperature.unwrap_or(params.temperature);
+        params.top_k = self.top_k.unwrap_or(params.top_k);
+        params.top_p = self.top_p.unwrap_or(params.top_p);
+        params.min_p = self.min_p.unwrap_or(params.min_p);
+        params.repetition_penalty = self.repetition_penalty.unwrap_or(params.repetition_penalty);
+        params.presence_penalty = self.presence_penalty.unwrap_or(params.presence_penalty);
+        params.frequency_penalty = self.frequency_penalty.unwrap_or(params.frequency_penalty);
+        params.logit_bias = self.logit_bias.clone();
+        params.seed = self.seed.unwrap_or_else(|| {
+            // Small enough to be typed again.
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.map_or(0, |time| u64::from(time.subsec_nanos()))
+        });
+        params
+    }
+}
+
+/// What a prompt was given as.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+pub struct PromptArgs {
+    /// The text; without one, --ids or --file, stdin is read
+    text: Option<String>,
+    /// Token ids instead of text, separated by commas or spaces
+    #[arg(long, value_name = "IDS", value_parser = parse_ids)]
+    ids: Option<Ids>,
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<std::path::PathBuf>,
+}
+
+/// A list of token ids on the command line.
+#[derive(Clone, Debug)]
+pub struct Ids(pub Vec<u32>);
+
+/// Parses token ids separated by commas, spaces or brackets.
+pub fn parse_ids(text: &str) -> Result<Ids, String> {
+    let words = text.split([',', ' ', '\n', '\t', '[', ']']).filter(|word| !word.is_empty());
+    let ids = words.map(|word| word.parse().map_err(|_| format!("`{word}` is not a token id")));
+    ids.collect::<Result<_, _>>().map(Ids)
+}
+
+impl PromptArgs {
+    /// The prompt's token ids.
+    pub fn tokens(&self, engine: &Engine) -> anyhow::Result<Vec<u32>> {
+        let text = match self {
+            Self { ids: Some(Ids(ids)), .. } => return Ok(ids.clone()),
+            Self { text: Some(text), .. } => text.clone(),
+            Self { file: Some(file), .. } => read_text(file)?,
+            _ => read_stdin()?,
+        };
+        Ok(engine.tokenizer()?.encode(&text))
+    }
+}
+
+/// A whole file as text; bytes that are not UTF-8 are an error with their offset.
+pub fn read_text(path: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    utf8(bytes, &path.display().to_string())
+}
+
+/// All of stdin as text.
+pub fn read_stdin() -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("reading the text from the terminal; end it with Ctrl-D");
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).context("stdin")?;
+    utf8(bytes, "stdin")
+}
+
+/// Bytes as text; `name` is where they came from.
+pub fn utf8(bytes: Vec<u8>, name: &str) -> anyhow::Result<String> {
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            bail!("{name}: not UTF-8: byte {at} is 0x{:02x}; convert the text to UTF-8 first", error.as_bytes()[at])
+        }
+    }
+}
+
+/// Set by Ctrl-C; whoever works looks at it between tokens.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes Ctrl-C set [`INTERRUPTED`]; a second one before anybody looked ends the program.
+pub fn catch_interrupts() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot catch Ctrl-C")
+}
+
+/// A bar on stderr for a long prompt, if anybody is there to see it.
+pub struct PromptBar(Option<indicatif::ProgressBar>);
+
+impl PromptBar {
+    /// A bar that is not shown yet.
+    pub fn new(quiet: bool) -> Self {
+        let show = !quiet && std::io::stderr().is_terminal();
+        let style = indicatif::ProgressStyle::with_template(
+            "reading the prompt {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left",
+        );
+        Self(match style {
+            Ok(style) if show => Some(indicatif::ProgressBar::hidden().with_style(style)),
+            _ => None,
+        })
+    }
+
+    /// Shows that `done` of `total` tokens are computed. Short prompts are over before a bar could be read.
+    pub fn update(&self, done: usize, total: usize) {
+        if let Some(bar) = &self.0
+            && total > 1024
+        {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
+    /// Takes the bar away, before text is printed.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// One line about speed: prompt and generated tokens a second, bytes read a second, and the share of what this machine
+/// can read.
+pub fn speed_line(session: &Session, timings: &Timings) -> String {
+    let engine = session.engine();
+    let mut line = format!(
+        "prompt {} tokens{} at {:.0} tok/s · generated {} at {:.1} tok/s",
+        timings.prompt_tokens,
+        if timings.cached_tokens > 0 { format!(" ({} cached)", timings.cached_tokens) } else { String::new() },
+        timings.prefill_rate(),
+        timings.decoded_tokens,
+        timings.decode_rate(),
+    );
+    if let Some(bytes) = decode_bytes_per_second(session, timings) {
+        line += &format!(" · {:.1} GB/s of weights and KV", bytes / 1e9);
+        if let Some(bandwidth) = engine.read_bandwidth() {
+            line += &format!(" ({:.0} % of this machine's {:.1})", 100.0 * bytes / bandwidth, bandwidth / 1e9);
+        }
+    }
+    line
+}
+
+/// Bytes of weights and KV cache that decoding read a second. The first token after the prompt costs no pass over the
+/// weights; the cache is read up to each token's own position.
+pub fn decode_bytes_per_second(session: &Session, timings: &Timings) -> Option<f64> {
+    let passes = timings.decoded_tokens.checked_sub(1).filter(|&n| n > 0)?;
+    let mean_context = timings.prompt_tokens as f64 + passes as f64 / 2.0;
+    let bytes = session.engine().weight_bytes_per_token() as f64 + mean_context * session.kv_bytes_per_token() as f64;
+    Some(bytes * passes as f64 / timings.decode.as_secs_f64())
+}
+
+/// Prints one JSON value and a newline.
+pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Writes text to stdout now.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! The Qwen3 forward pass, once, for every backend.
+//!
+//! [`forward`] is the model: read it first. The rest loads its weights and keeps what it needs between calls.
+//! The specification is transformers' `models/qwen3/modeling_qwen3.py`.
+
+use super::kv_cache::{KvDType, KvLayout};
+use super::rope::Rope;
+use crate::backend::{Backend, BackendError, CachePosition, Heads};
+use crate::weights::{Checkpoint, Config};
+
+/// A model's weights on a backend. Shapes are those of [`super::expected`].
+pub struct Weights<B: Backend> {
+    embed_tokens: B::Weight,
+    layers: Vec<Layer<B>>,
+    norm: B::Weight,
+    /// `None`: the embedding matrix is the head.
+    lm_head: Option<B::Weight>,
+}
+
+/// One transformer block's weights.
+struct Layer<B: Backend> {
+    input_layernorm: B::Weight,
+    q_proj: B::Weight,
+    k_proj: B::Weight,
+    v_proj: B::Weight,
+    o_proj: B::Weight,
+    /// q, k, v and o biases, where the configuration has them.
+    biases: Option<[B::Weight; 4]>,
+    q_norm: B::Weight,
+    k_norm: B::Weight,
+    post_attention_layernorm: B::Weight,
+    gate_proj: B::Weight,
+    up_proj: B::Weight,
+    down_proj: B::Weight,
+}
+
+/// Where the forward pass can be looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// After the embedding.
+    Embedding,
+    /// After this transformer block.
+    Block(usize),
+    /// After the final norm.
+    FinalNorm,
+    /// The logits.
+    Logits,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedding => f.pad("embedding"),
+            Self::Block(layer) => f.pad(&format!("block_{layer}")),
+            Self::FinalNorm => f.pad("final_norm"),
+            Self::Logits => f.pad("logits"),
+        }
+    }
+}
+
+/// Called with each checkpoint's values, row-major; the rows are the tokens at hand (only those asked for, after the
+/// last block).
+pub type Probe<'a> = &'a mut dyn FnMut(Stage, Vec<f32>);
+
+/// Which tokens' logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitsFor {
+    /// The last token's: `[1, vocab]`.
+    Last,
+    /// Every token's: `[tokens, vocab]`.
+    All,
+    /// Nobody's: the tokens only fill the cache.
+    None,
+}
+
+/// A model on a backend: immutable, shared by all timelines.
+pub struct Qwen3<B: Backend> {
+    backend: B,
+    config: Config,
+    weights: Weights<B>,
+    rope: Rope,
+}
+
+/// One sequence of tokens: its cache and its buffers.
+pub struct State<B: Backend> {
+    cache: B::KvCache,
+    /// Tokens whose keys and values are in the cache.
+    len: usize,
+    buffers: Option<Buffers<B>>,
+    token_layers: u64,
+}
+
+/// Activations of up to `tokens` tokens.
+struct Buffers<B: Backend> {
+    tokens: usize,
+    x: B::Buffer,       // [tokens, hidden]
+    h: B::Buffer,       // [tokens, hidden]
+    cos_sin: B::Buffer, // [tokens, head_dim]
+    q: B::Buffer,       // [tokens, heads * head_dim]
+    k: B::Buffer,       // [tokens, kv_heads * head_dim]
+    v: B::Buffer,       // [tokens, kv_heads * head_dim]
+    mixed: B::Buffer,   // [tokens, heads * head_dim]
+    gate: B::Buffer,    // [tokens, intermediate]
+    up: B::Buffer,      // [tokens, intermediate]
+}
+
+/// The forward pass: `ids` at positions `start..start + ids.len()`, whose keys and values it adds to `cache`.
+///
+/// Returns the logits that `wanted` names, row-major; the cache must have room.
+fn forward<B: Backend>(
+    Qwen3 { backend: b, config: c, weights, rope }: &Qwen3<B>,
+    Buffers { x, h, cos_sin, q, k, v, mixed, gate, up, .. }: &mut Buffers<B>,
+    cache: &mut B::KvCache,
+    start: usize,
+    ids: &[u32],
+    wanted: LogitsFor,
+    mut probe: Option<Probe<'_>>,
+) -> Result<Vec<f32>, BackendError> {
+    let (n, hidden, eps) = (ids.len(), c.hidden_size, c.rms_norm_eps);
+    let heads = Heads { heads: c.num_attention_heads, kv_heads: c.num_key_value_heads, head_dim: c.head_dim };
+    let mut look = |at, buffer: &B::Buffer, len| match &mut probe {
+        Some(probe) => b.read(buffer, len).map(|values| probe(at, values)),
+        None => Ok(()),
+    };
+
+    b.write(cos_sin, &rope.cos_sin(start, n)); //                          [n, head_dim]
+    b.embed(x, &weights.embed_tokens, ids); //                             [n, hidden]
+    look(Stage::Embedding, x, n * hidden)?;
+
+    for (layer, w) in weights.layers.iter().enumerate() {
+        let at = CachePosition { layer, start, tokens: n };
+
+        b.rms_norm(h, x, &w.input_layernorm, eps, n); //                   [n, hidden]
+        b.linear_qkv([q, k, v], h, [&w.q_proj, &w.k_proj, &w.v_proj], n); // [n, (kv_)heads * head_dim]
+        if let Some([q_bias, k_bias, v_bias, _]) = &w.biases {
+            b.add_bias(q, q_bias, n);
+            b.add_bias(k, k_bias, n);
+            b.add_bias(v, v_bias, n);
+        }
+        b.norm_rope_store([q, k, v], [&w.q_norm, &w.k_norm], eps, cos_sin, cache, heads, at);
+        b.attention(mixed, q, cache, heads, at); //                        [n, heads * head_dim]
+        b.linear(h, mixed, &w.o_proj, n); //                               [n, hidden]
+        if let Some([.., o_bias]) = &w.biases {
+            b.add_bias(h, o_bias, n);
+        }
+        b.add(x, h, n * hidden);
+
+        b.rms_norm(h, x, &w.post_attention_layernorm, eps, n); //          [n, hidden]
+        b.linear_swiglu(gate, up, h, [&w.gate_proj, &w.up_proj], n, c.intermediate_size); // [n, intermediate]
+        b.linear(h, gate, &w.down_proj, n); //                             [n, hidden]
+        b.add(x, h, n * hidden);
+        look(Stage::Block(layer), x, n * hidden)?;
+    }
+
+    // Only the rows that are asked for go through the head: it is a quarter of a small model's arithmetic.
+    let rows = match wanted {
+        LogitsFor::None => return Ok(Vec::new()),
+        LogitsFor::Last => 1,
+        LogitsFor::All => n,
+    };
+    b.copy_rows(h, x, n - rows, rows, hidden);
+    b.rms_norm(x, h, &weights.norm, eps, rows); //                         [rows, hidden]
+    look(Stage::FinalNorm, x, rows * hidden)?;
+    let head = weights.lm_head.as_ref().unwrap_or(&weights.embed_tokens);
+    let mut logits = b.buffer(rows * c.vocab_size);
+    b.linear(&mut logits, x, head, rows); //                               [rows, vocab]
+    look(Stage::Logits, &logits, rows * c.vocab_size)?;
+    b.read(&logits, rows * c.vocab_size)
+}
+
+impl<B: Backend> Qwen3<B> {
+    /// Takes the weights over to `backend`. The checkpoint must match the configuration
+    /// ([`super::expected::compare`] says whether it does).
+    pub fn load(backend: B, config: Config, checkpoint: &Checkpoint) -> Result<Self, BackendError> {
+        let load = |name: &str| match checkpoint.get(name) {
+            Some(tensor) => backend.load(tensor),
+            None => Err(BackendError { backend: backend.info().name, message: format!("tensor {name} is missing") }),
+        };
+        let layers = (0..config.num_hidden_layers).map(|i| {
+            let part = |name: &str| load(&format!("model.layers.{i}.{name}"));
+            Ok(Layer {
+                input_layernorm: part("input_layernorm.weight")?,
+                q_proj: part("self_attn.q_proj.weight")?,
+                k_proj: part("self_attn.k_proj.weight")?,
+                v_proj: part("self_attn.v_proj.weight")?,
+                o_proj: part("self_attn.o_proj.weight")?,
+                biases: match config.attention_bias {
+                    false => None,
+                    true => Some([
+                        part("self_attn.q_proj.bias")?,
+                        part("self_attn.k_proj.bias")?,
+                        part("self_attn.v_proj.bias")?,
+                        part("self_attn.o_proj.bias")?,
+                    ]),
+                },
+                q_norm: part("self_attn.q_norm.weight")?,
+                k_norm: part("self_attn.k_norm.weight")?,
+                post_attention_layernorm: part("post_attention_layernorm.weight")?,
+                gate_proj: part("mlp.gate_proj.weight")?,
+                up_proj: part("mlp.up_proj.weight")?,
+                down_proj: part("mlp.down_proj.weight")?,
+            })
+        });
+        let weights = Weights {
+            embed_tokens: load("model.embed_tokens.weight")?,
+            layers: layers.collect::<Result<_, BackendError>>()?,
+            norm: load("model.norm.weight")?,
+            // A tied head is the embedding matrix even where the file stores a copy of it.
+            lm_head: if config.tie_word_embeddings { None } else { Some(load("lm_head.weight")?) },
+        };
+        let rope = Rope::new(&config);
+        Ok(Self { backend, config, weights, rope })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// An empty sequence with a cache of the given type.
+    pub fn state(&self, dtype: KvDType) -> State<B> {
+        let layout = KvLayout {
+            layers: self.config.num_hidden_layers,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            dtype,
+        };
+        State { cache: self.backend.kv_cache(layout), len: 0, buffers: None, token_layers: 0 }
+    }
+
+    /// Appends `ids` to the sequence and returns the logits that `wanted` names. `ids` are inside the vocabulary and
+    /// not empty; the caller has checked.
+    pub fn append(
+        &self,
+        state: &mut State<B>,
+        ids: &[u32],
+        wanted: LogitsFor,
+        probe: Option<Probe<'_>>,
+    ) -> Result<Vec<f32>, BackendError> {
+        assert!(!ids.is_empty());
+        self.backend.reserve_kv(&mut state.cache, state.len + ids.len());
+        let buffers = match &mut state.buffers {
+            Some(buffers) if buffers.tokens >= ids.len() => buffers,
+            slot => slot.insert(self.buffers(ids.len())),
+        };
+        let logits = forward(self, buffers, &mut state.cache, state.len, ids, wanted, probe)?;
+        state.len += ids.len();
+        state.token_layers += (ids.len() * self.config.num_hidden_layers) as u64;
+        Ok(logits)
+    }
+
+    fn buffers(&self, tokens: usize) -> Buffers<B> {
+        let (b, c) = (&self.backend, &self.config);
+        let q_dim = c.num_attention_heads * c.head_dim;
+        let kv_dim = c.num_key_value_heads * c.head_dim;
+        Buffers {
+            tokens,
+            x: b.buffer(tokens * c.hidden_size),
+            h: b.buffer(tokens * c.hidden_size),
+            cos_sin: b.buffer(tokens * c.head_dim),
+            q: b.buffer(tokens * q_dim),
+            k: b.buffer(tokens * kv_dim),
+            v: b.buffer(tokens * kv_dim),
+            mixed: b.buffer(tokens * q_dim),
+            gate: b.buffer(tokens * c.intermediate_size),
+            up: b.buffer(tokens * c.intermediate_size),
+        }
+    }
+}
+
+impl<B: Backend> State<B> {
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Forgets all tokens from `len` on. What lies in the cache behind the length is overwritten before it is read.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Work done so far: each token that went through a block counts one.
+    pub fn token_layers(&self) -> u64 {
+        self.token_layers
+    }
+}

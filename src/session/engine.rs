@@ -1,0 +1,431 @@
+//! [`Engine`] and [`Session`]: tokens in, logits out, with as little work as the cache allows.
+
+use crate::backend::compare::{Compare, Record};
+use crate::backend::cpu::Cpu;
+use crate::backend::reference::Reference;
+use crate::backend::{Backend, BackendError, BackendInfo, BackendKind};
+use crate::model::expected;
+use crate::model::kv_cache::{KvDType, KvLayout};
+use crate::model::qwen3::{LogitsFor, Probe, Qwen3, State};
+use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::weights::{Checkpoint, Config, GenerationConfig, ModelSource, WeightsError};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// What can go wrong between a model and its text.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The model's files.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The tokenizer or the chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Any of the model's files.
+    #[error(transparent)]
+    Source(#[from] anyhow::Error),
+    /// Text was given to a model without a tokenizer.
+    #[error("{model} has no tokenizer.json; give token ids instead of text")]
+    NoTokenizer {
+        /// The model's name.
+        model: String,
+    },
+    /// The tensors in the files are not those that the configuration calls for.
+    #[error("{model}: the weights do not match the configuration\n{report}")]
+    Mismatch {
+        /// The model's name.
+        model: String,
+        /// Every missing, unexpected and mis-shaped tensor.
+        report: String,
+    },
+    /// The device or its memory.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// There is nothing to continue.
+    #[error("the prompt is empty: it must hold at least one token")]
+    EmptyPrompt,
+    /// A token id that the model has no embedding for.
+    #[error("token id {id} (number {index} of the prompt) is outside the model's vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Where it stands.
+        index: usize,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// More tokens than the context holds. Nothing has been computed.
+    #[error(
+        "{needed} tokens do not fit into a context of {context} tokens; shorten the prompt or raise --context (the \
+         model was made for {model_context})"
+    )]
+    ContextTooLong {
+        /// Tokens asked for.
+        needed: usize,
+        /// The session's limit.
+        context: usize,
+        /// What the model was made for.
+        model_context: usize,
+    },
+    /// A context longer than the model was made for.
+    #[error("a context of {context} tokens was asked for, and {model} was made for {model_context}")]
+    ContextBeyondModel {
+        /// Asked for.
+        context: usize,
+        /// `max_position_embeddings`.
+        model_context: usize,
+        /// The model's name.
+        model: String,
+    },
+    /// Wrong sampling parameters, or logits that nothing can be drawn from.
+    #[error(transparent)]
+    Sampling(#[from] super::sampling::SamplingError),
+    /// The caller asked to stop in the middle of a prompt.
+    #[error("interrupted after {done} of {total} prompt tokens")]
+    Interrupted {
+        /// Tokens that are in the cache.
+        done: usize,
+        /// Tokens asked for.
+        total: usize,
+    },
+}
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineOptions {
+    /// What to run on.
+    pub backend: BackendKind,
+    /// Threads of the CPU backend; `None`: one a core.
+    pub threads: Option<usize>,
+}
+
+/// How a session behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionOptions {
+    /// The most tokens the session may hold; `None`: what the model was made for.
+    pub context: Option<usize>,
+    /// Element type of the KV cache.
+    pub kv_dtype: KvDType,
+    /// Prompt tokens computed at a time: more is faster and takes more memory.
+    pub chunk: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { context: None, kv_dtype: KvDType::F16, chunk: 512 }
+    }
+}
+
+/// A model on a backend, with its tokenizer: immutable, and cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    model: Arc<dyn Model>,
+    tokenizer: Option<Tokenizer>,
+    chat_template: Option<ChatTemplate>,
+    generation_config: GenerationConfig,
+    checkpoint: Checkpoint,
+}
+
+impl Engine {
+    /// Loads the model at `source`.
+    pub fn load(source: &ModelSource, options: &EngineOptions) -> Result<Engine, SessionError> {
+        let checkpoint = source.require_checkpoint()?;
+        let config = source.config()?;
+        let report = expected::compare(&config, &checkpoint);
+        if !report.is_ok() {
+            return Err(SessionError::Mismatch { model: source.name().into(), report: report.to_string() });
+        }
+        let model: Arc<dyn Model> = match options.backend {
+            BackendKind::Cpu => Arc::new(Qwen3::load(Cpu::new(options.threads), config, &checkpoint)?),
+            BackendKind::Reference => Arc::new(Qwen3::load(Reference, config, &checkpoint)?),
+        };
+        let inner = Inner {
+            name: source.name().into(),
+            model,
+            tokenizer: source.has_tokenizer().then(|| source.tokenizer()).transpose()?,
+            chat_template: source.chat_template()?,
+            generation_config: source.generation_config()?,
+            checkpoint,
+        };
+        Ok(Engine { inner: Arc::new(inner) })
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        self.inner.model.config()
+    }
+
+    /// What the model runs on.
+    pub fn backend(&self) -> BackendInfo {
+        self.inner.model.backend()
+    }
+
+    /// The model's tokenizer. A model without one can be run on token ids, not on text.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, SessionError> {
+        self.inner.tokenizer.as_ref().ok_or_else(|| SessionError::NoTokenizer { model: self.name().to_owned() })
+    }
+
+    /// The bytes of a token; empty if it has none, as the rows of the embedding beyond the tokenizer's last id, which
+    /// the model never learned to use.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.inner.tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_bytes(id)).unwrap_or_default()
+    }
+
+    /// The model's chat template, if it has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.inner.chat_template.as_ref()
+    }
+
+    /// The sampling defaults that come with the model.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.inner.generation_config
+    }
+
+    /// Tokens that end a text: those of generation_config.json, else of config.json.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        let recommended = &self.generation_config().eos_token_id;
+        if recommended.is_empty() { self.config().eos_token_id.clone() } else { recommended.clone() }
+    }
+
+    /// Bytes a second that this machine reads, measured now; `None` where the backend cannot tell.
+    pub fn read_bandwidth(&self) -> Option<f64> {
+        self.inner.model.read_bandwidth()
+    }
+
+    /// The dtype of most of the weights, for the line that `fs` prints at start.
+    pub fn weights_dtype(&self) -> &'static str {
+        let largest = self.inner.checkpoint.tensors().max_by_key(|tensor| tensor.data.len());
+        largest.map_or("none", |tensor| tensor.dtype.name())
+    }
+
+    /// Bytes of weights that decoding one token reads: every matrix once, and one row of the embedding.
+    pub fn weight_bytes_per_token(&self) -> usize {
+        let tied = self.config().tie_word_embeddings;
+        let row = |t: &crate::weights::Tensor| t.data.len() / t.shape.first().copied().unwrap_or(1).max(1);
+        self.inner
+            .checkpoint
+            .tensors()
+            .map(|tensor| match tensor.name.as_str() {
+                "lm_head.weight" if tied => 0,
+                "model.embed_tokens.weight" if !tied => row(tensor),
+                "model.embed_tokens.weight" => tensor.data.len() + row(tensor),
+                _ => tensor.data.len(),
+            })
+            .sum()
+    }
+
+    /// Starts an empty sequence.
+    pub fn session(&self, options: SessionOptions) -> Result<Session, SessionError> {
+        let model_context = self.config().max_context();
+        let context = options.context.unwrap_or(model_context);
+        if context > model_context {
+            let model = self.name().to_owned();
+            return Err(SessionError::ContextBeyondModel { context, model_context, model });
+        }
+        Ok(Session {
+            engine: self.clone(),
+            timeline: self.inner.model.clone().timeline(options.kv_dtype),
+            options: SessionOptions { context: Some(context), chunk: options.chunk.max(1), ..options },
+            tokens: Vec::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// Runs `ids` from the start with an f32 cache and shows `probe` every stage; see [`super::verify`].
+    pub fn probe(&self, ids: &[u32], rows: LogitsFor, probe: Probe<'_>) -> Result<(), SessionError> {
+        check_tokens(ids, self.config().vocab_size)?;
+        let mut timeline = self.inner.model.clone().timeline(KvDType::F32);
+        timeline.append(ids, rows, Some(probe))?;
+        Ok(())
+    }
+
+    /// Runs `ids` on `kind` and on the reference backend side by side and returns the differences, operation by
+    /// operation.
+    pub fn compare_with_reference(&self, kind: &EngineOptions, ids: &[u32]) -> Result<Vec<Record>, SessionError> {
+        fn records<S: Backend>(engine: &Engine, subject: S, ids: &[u32]) -> Result<Vec<Record>, SessionError> {
+            let backend = Compare::new(Reference, subject);
+            let model = Qwen3::load(backend, engine.config().clone(), &engine.inner.checkpoint)?;
+            let mut state = model.state(KvDType::F32);
+            // The prompt but for its last token, and then that one alone: prefill and decode take different paths.
+            if let (last, prompt @ [_, ..]) = (ids[ids.len() - 1], &ids[..ids.len() - 1]) {
+                model.append(&mut state, prompt, LogitsFor::All, None)?;
+                model.append(&mut state, &[last], LogitsFor::Last, None)?;
+            } else {
+                model.append(&mut state, ids, LogitsFor::All, None)?;
+            }
+            Ok(model.backend().take_records())
+        }
+        check_tokens(ids, self.config().vocab_size)?;
+        match kind.backend {
+            BackendKind::Cpu => records(self, Cpu::new(kind.threads), ids),
+            BackendKind::Reference => records(self, Reference, ids),
+        }
+    }
+}
+
+fn check_tokens(ids: &[u32], vocab_size: usize) -> Result<(), SessionError> {
+    if ids.is_empty() {
+        return Err(SessionError::EmptyPrompt);
+    }
+    match ids.iter().position(|&id| id as usize >= vocab_size) {
+        Some(index) => Err(SessionError::TokenOutOfRange { id: ids[index], index, vocab_size }),
+        None => Ok(()),
+    }
+}
+
+/// One growing sequence of tokens, with the keys and values that belong to it.
+pub struct Session {
+    engine: Engine,
+    timeline: Box<dyn Timeline>,
+    options: SessionOptions,
+    /// The tokens whose keys and values are in the cache.
+    tokens: Vec<u32>,
+    /// Logits of the last of them; empty if they have not been computed.
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// The engine it runs on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The tokens in the cache.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The most tokens it may hold.
+    pub fn context(&self) -> usize {
+        self.options.context.unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of KV cache that one token takes.
+    pub fn kv_bytes_per_token(&self) -> usize {
+        let c = self.engine.config();
+        let layout = KvLayout {
+            layers: c.num_hidden_layers,
+            kv_heads: c.num_key_value_heads,
+            head_dim: c.head_dim,
+            dtype: self.options.kv_dtype,
+        };
+        layout.bytes_per_token()
+    }
+
+    /// Work done so far: every token that went through a transformer block counts one.
+    pub fn token_layers(&self) -> u64 {
+        self.timeline.token_layers()
+    }
+
+    /// Makes `tokens` true and returns the logits of the last one: `[vocab]`.
+    ///
+    /// The longest common prefix with what is in the cache is reused; the rest of the cache is forgotten, the rest of
+    /// `tokens` computed.
+    pub fn evaluate(&mut self, tokens: &[u32]) -> Result<&[f32], SessionError> {
+        self.evaluate_with_progress(tokens, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`evaluate`](Self::evaluate), calling `progress(done, total)` between chunks; breaking off leaves the chunks that
+    /// are done in the cache.
+    pub fn evaluate_with_progress(
+        &mut self,
+        tokens: &[u32],
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<&[f32], SessionError> {
+        check_tokens(tokens, self.engine.config().vocab_size)?;
+        if tokens.len() > self.context() {
+            return Err(SessionError::ContextTooLong {
+                needed: tokens.len(),
+                context: self.context(),
+                model_context: self.engine.config().max_context(),
+            });
+        }
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        if common == tokens.len() && common == self.tokens.len() && !self.logits.is_empty() {
+            return Ok(&self.logits);
+        }
+        // The logits of the last token are wanted, so at least that one is computed again.
+        let mut done = common.min(tokens.len() - 1);
+        self.tokens.truncate(done);
+        self.timeline.truncate(done);
+        self.logits.clear();
+        while done < tokens.len() {
+            if progress(done, tokens.len()).is_break() {
+                return Err(SessionError::Interrupted { done, total: tokens.len() });
+            }
+            let chunk = &tokens[done..tokens.len().min(done + self.options.chunk)];
+            let last = done + chunk.len() == tokens.len();
+            let wanted = if last { LogitsFor::Last } else { LogitsFor::None };
+            self.logits = self.timeline.append(chunk, wanted, None)?;
+            self.tokens.extend_from_slice(chunk);
+            done += chunk.len();
+        }
+        Ok(&self.logits)
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.tokens.clear();
+        self.logits.clear();
+        self.timeline.truncate(0);
+    }
+}
+
+/// A [`Qwen3`] with its backend's type forgotten, so that one program chooses the backend at run time.
+trait Model: Send + Sync {
+    fn config(&self) -> &Config;
+    fn backend(&self) -> BackendInfo;
+    fn read_bandwidth(&self) -> Option<f64>;
+    fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline>;
+}
+
+/// A [`State`] with the model it belongs to.
+trait Timeline: Send {
+    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Vec<f32>, BackendError>;
+    fn truncate(&mut self, len: usize);
+    fn token_layers(&self) -> u64;
+}
+
+impl<B: Backend> Model for Qwen3<B> {
+    fn config(&self) -> &Config {
+        Qwen3::config(self)
+    }
+
+    fn backend(&self) -> BackendInfo {
+        Qwen3::backend(self).info()
+    }
+
+    fn read_bandwidth(&self) -> Option<f64> {
+        Qwen3::backend(self).read_bandwidth()
+    }
+
+    fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline> {
+        let state = self.state(dtype);
+        Box::new((self, state))
+    }
+}
+
+impl<B: Backend> Timeline for (Arc<Qwen3<B>>, State<B>) {
+    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Vec<f32>, BackendError> {
+        let (model, state) = self;
+        model.append(state, ids, wanted, probe)
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.1.truncate(len);
+    }
+
+    fn token_layers(&self) -> u64 {
+        self.1.token_layers()
+    }
+}

@@ -1,0 +1,185 @@
+//! Continuing a sequence: evaluate, sample, append, until something says stop.
+
+use super::engine::{Session, SessionError};
+use super::sampling::{Sampler, SamplingParams, TokenLogprob};
+use super::stop::StopMatcher;
+use crate::text::StreamDecoder;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// How to continue.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateOptions {
+    /// How to choose each token.
+    pub sampling: SamplingParams,
+    /// The most tokens to generate; `None`: until the context is full.
+    pub max_tokens: Option<usize>,
+    /// Tokens that end the text; they are not part of it.
+    pub stop_tokens: Vec<u32>,
+    /// Strings that end the text; they are not part of it.
+    pub stop_strings: Vec<String>,
+}
+
+/// Why a continuation ended.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A stop token was drawn.
+    StopToken,
+    /// A stop string appeared.
+    StopString,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    ContextFull,
+    /// The caller broke off.
+    Interrupted,
+}
+
+/// One generated token, as it comes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GeneratedToken {
+    /// Its id.
+    pub id: u32,
+    /// The text that is certain now; empty while a character or a possible stop string is incomplete.
+    pub text: String,
+    /// Natural logarithm of its probability under the model, before penalties and truncation, if
+    /// [`SamplingParams::logprobs`] asked for it.
+    pub logprob: Option<f32>,
+    /// The most likely tokens, if they were asked for.
+    pub top_logprobs: Vec<TokenLogprob>,
+}
+
+/// What was generated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// Generated ids; a stop token is not among them.
+    pub ids: Vec<u32>,
+    /// Their text, up to a stop string.
+    pub text: String,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// How long a continuation took, and how much of the prompt was in the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them that the cache held already.
+    pub cached_tokens: usize,
+    /// Computing the others.
+    pub prefill: Duration,
+    /// Tokens that were evaluated one by one after the prompt.
+    pub decoded_tokens: usize,
+    /// Sampling and computing those.
+    pub decode: Duration,
+}
+
+impl Timings {
+    /// Prompt tokens computed a second.
+    pub fn prefill_rate(&self) -> f64 {
+        rate(self.prompt_tokens - self.cached_tokens, self.prefill)
+    }
+
+    /// Tokens generated a second.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.decoded_tokens, self.decode)
+    }
+}
+
+fn rate(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
+
+/// What a caller is told while a continuation runs.
+pub enum Event<'a> {
+    /// `done` of `total` prompt tokens are in the cache.
+    Prefill {
+        /// In the cache.
+        done: usize,
+        /// In the prompt.
+        total: usize,
+    },
+    /// A token was generated.
+    Token(&'a GeneratedToken),
+    /// Text that was held back and is certain at the end.
+    Rest(&'a str),
+}
+
+impl Session {
+    /// Continues `prompt`, calling `on_event` for each chunk of the prompt and each token; breaking off ends it.
+    ///
+    /// The prompt and the limit are checked before any work: a prompt that leaves no room for a single token is an error,
+    /// and one that fills the context on the way ends with [`StopReason::ContextFull`].
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Completion, SessionError> {
+        let engine = self.engine().clone();
+        let mut sampler = Sampler::new(options.sampling.clone(), engine.config().vocab_size)?;
+        if prompt.len() >= self.context() {
+            return Err(SessionError::ContextTooLong {
+                needed: prompt.len() + 1,
+                context: self.context(),
+                model_context: engine.config().max_context(),
+            });
+        }
+        let mut timings = Timings { prompt_tokens: prompt.len(), ..Timings::default() };
+        let common = self.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        timings.cached_tokens = if common == prompt.len() { common - common.min(1) } else { common };
+
+        let started = Instant::now();
+        self.evaluate_with_progress(prompt, &mut |done, total| on_event(Event::Prefill { done, total }))?;
+        timings.prefill = started.elapsed();
+
+        let started = Instant::now();
+        let mut tokens = prompt.to_vec();
+        let mut text = String::new();
+        let mut decoder = StreamDecoder::default();
+        let mut stops = StopMatcher::new(options.stop_strings.clone());
+        let stop_reason = loop {
+            if options.max_tokens.is_some_and(|max| tokens.len() - prompt.len() >= max) {
+                break StopReason::MaxTokens;
+            }
+            if tokens.len() >= self.context() {
+                break StopReason::ContextFull;
+            }
+            // Evaluating what was appended last; nothing is left to do for the first token after the prompt.
+            let logits = self.evaluate(&tokens)?;
+            let choice = sampler.sample(logits, &tokens, prompt.len())?;
+            timings.decoded_tokens += 1;
+            if options.stop_tokens.contains(&choice.id) {
+                break StopReason::StopToken;
+            }
+            tokens.push(choice.id);
+            let piece = decoder.push(engine.token_bytes(choice.id));
+            let (piece, stopped) = stops.push(&piece);
+            text.push_str(&piece);
+            let token =
+                GeneratedToken { id: choice.id, text: piece, logprob: choice.logprob, top_logprobs: choice.top };
+            let flow = on_event(Event::Token(&token));
+            if stopped.is_some() {
+                break StopReason::StopString;
+            }
+            if flow.is_break() {
+                break StopReason::Interrupted;
+            }
+        };
+        if stop_reason != StopReason::StopString {
+            let (mut rest, stopped) = stops.push(&decoder.finish());
+            if stopped.is_none() {
+                rest.push_str(&stops.finish());
+            }
+            text.push_str(&rest);
+            // The text is complete either way; there is nothing left to break off.
+            let _ = on_event(Event::Rest(&rest));
+        }
+        timings.decode = started.elapsed();
+        Ok(Completion { ids: tokens.split_off(prompt.len()), text, stop_reason, timings })
+    }
+}

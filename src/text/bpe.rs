@@ -1,0 +1,338 @@
+//! Byte-pair encoding: the merges, and how they turn a piece of text into tokens.
+//!
+//! A piece starts as one symbol a byte. The list of merges, learned in training and ordered by rank, says which pairs of
+//! neighbours may become one symbol. The rule: **of all neighbouring pairs, merge the one with the lowest rank, the leftmost if
+//! there are several; repeat until no pair has a merge.** What is left are the tokens.
+
+use super::vocabulary::{Vocabulary, fold};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+/// What becomes of a pair of symbols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// The position in the list of merges: lower ranks merge first.
+    pub rank: u32,
+    /// The token that the pair becomes.
+    pub id: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    pair: u64,
+    merge: Merge,
+}
+
+/// The rank of a pair that has no merge; a file can't have as many merges.
+const NO_RANK: u32 = u32::MAX;
+
+const NO_MERGE: Merge = Merge { rank: NO_RANK, id: u32::MAX };
+
+/// The pair that marks a free slot: no token has an id of 2^32 - 1.
+const FREE: u64 = u64::MAX;
+
+/// Pieces up to this many bytes are merged by the plain loop, whose work is quadratic; longer ones with lists.
+const PLAIN: usize = 48;
+
+/// The merges of a tokenizer.
+pub struct Bpe {
+    /// The token of each byte.
+    byte_ids: [u32; 256],
+    /// From a pair of tokens to its merge: open addressing, linear probing, at most three quarters full.
+    slots: Vec<Slot>,
+    /// By id: whether merging the bytes of this token is known to end in it.
+    whole: Vec<bool>,
+}
+
+/// Working memory, so that encoding a piece allocates nothing.
+#[derive(Default)]
+pub struct Scratch {
+    symbols: Vec<u32>,
+    merges: Vec<Merge>,
+}
+
+impl Bpe {
+    /// Collects merges, given as pairs of strings of bytes in order of rank. Says what is wrong with one whose parts or
+    /// result are not in the vocabulary.
+    pub fn new<'a>(
+        vocabulary: &Vocabulary,
+        merges: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<Bpe, String> {
+        let mut byte_ids = [0; 256];
+        for byte in 0..=255u8 {
+            let Some(id) = vocabulary.get(&[byte]) else {
+                return Err(format!("no token for the byte 0x{byte:02X}: a byte-level vocabulary has all 256"));
+            };
+            byte_ids[usize::from(byte)] = id;
+        }
+        let slots = (merges.len() + merges.len() / 3 + 1).next_power_of_two();
+        let slots = vec![Slot { pair: FREE, merge: NO_MERGE }; slots];
+        let mut bpe = Bpe { byte_ids, slots, whole: vec![false; vocabulary.len()] };
+        let mut origins = vec![Origin::default(); vocabulary.len()];
+        let mut made: Vec<u32> = Vec::with_capacity(merges.len());
+        let mut joined = Vec::new();
+        for (rank, (left, right)) in merges.enumerate() {
+            joined.clear();
+            joined.extend_from_slice(left);
+            joined.extend_from_slice(right);
+            let token = |bytes: &[u8], part: &str| {
+                let shown = || String::from_utf8_lossy(bytes);
+                vocabulary
+                    .get(bytes)
+                    .ok_or_else(|| format!("merge {rank}: {part} {:?} is not in the vocabulary", shown()))
+            };
+            let (left, right) = (token(left, "left part")?, token(right, "right part")?);
+            // Mostly each merge makes the token after the last one's: looking there first spares a search.
+            let likely = made.last().map_or(0, |last| last + 1);
+            let id = match vocabulary.bytes(likely) {
+                Some(bytes) if bytes == joined => likely,
+                _ => token(&joined, "result")?,
+            };
+            let merge = Merge { rank: rank as u32, id };
+            let at = bpe.slot(left, right);
+            if bpe.slots[at].pair != FREE {
+                return Err(format!("merge {rank} repeats merge {}", bpe.slots[at].merge.rank));
+            }
+            bpe.slots[at] = Slot { pair: pair(left, right), merge };
+            let origin = &mut origins[id as usize];
+            *origin = Origin { left, right, rank: merge.rank, ways: origin.ways.saturating_add(1) };
+            made.push(id);
+        }
+        bpe.find_whole(&origins, &made);
+        Ok(bpe)
+    }
+
+    /// Whether merging the bytes of this token is known to end in it, so that the merging can be skipped.
+    #[inline(always)]
+    pub fn is_whole(&self, id: u32) -> bool {
+        self.whole[id as usize]
+    }
+
+    /// The merge of two neighbours.
+    #[inline(always)]
+    pub fn merge(&self, left: u32, right: u32) -> Option<Merge> {
+        Some(self.lookup(left, right)).filter(|merge| *merge != NO_MERGE)
+    }
+
+    #[inline(always)]
+    fn lookup(&self, left: u32, right: u32) -> Merge {
+        self.slots[self.slot(left, right)].merge
+    }
+
+    /// Where the pair is, or would be inserted.
+    #[inline(always)]
+    fn slot(&self, left: u32, right: u32) -> usize {
+        let (pair, mask) = (pair(left, right), self.slots.len() - 1);
+        let mut at = fold(pair, 0x9E37_79B9_7F4A_7C15) as usize & mask;
+        while self.slots[at].pair != pair && self.slots[at].pair != FREE {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    /// The symbols that a piece starts as: the token of each byte.
+    pub fn symbols(&self, piece: &[u8]) -> impl Iterator<Item = u32> {
+        piece.iter().map(|&byte| self.byte_ids[usize::from(byte)])
+    }
+
+    /// Appends the tokens of a piece.
+    pub fn encode(&self, piece: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let Scratch { symbols, merges } = scratch;
+        symbols.clear();
+        symbols.extend(self.symbols(piece));
+        merges.clear();
+        merges.extend(symbols.windows(2).map(|pair| self.lookup(pair[0], pair[1])));
+        match piece.len() {
+            0..=PLAIN => self.merge_plain(symbols, merges),
+            _ => self.merge_long(symbols, merges),
+        }
+        ids.extend_from_slice(symbols);
+    }
+
+    /// The rule as it is written: look for the lowest rank, merge it, close the gap. `merges[i]` is what
+    /// `symbols[i]` and `symbols[i + 1]` can become.
+    fn merge_plain(&self, symbols: &mut Vec<u32>, merges: &mut Vec<Merge>) {
+        while let Some((at, &merge)) = merges.iter().enumerate().min_by_key(|(_, merge)| merge.rank)
+            && merge != NO_MERGE
+        {
+            symbols[at] = merge.id;
+            symbols.remove(at + 1);
+            merges.remove(at);
+            if at > 0 {
+                merges[at - 1] = self.lookup(symbols[at - 1], merge.id);
+            }
+            if at < merges.len() {
+                merges[at] = self.lookup(merge.id, symbols[at + 1]);
+            }
+        }
+    }
+
+    /// The same rule in `n log n` steps: places wait in lists by rank instead of being searched for, and removed symbols
+    /// are skipped by links instead of moving all that follow. Without it, a megabyte of one letter would take hours.
+    fn merge_long(&self, symbols: &mut Vec<u32>, merges: &mut [Merge]) {
+        const GONE: u32 = u32::MAX;
+        let count = symbols.len();
+        let mut next: Vec<usize> = (1..=count).collect();
+        let mut previous: Vec<usize> = (0..count).map(|at| at.wrapping_sub(1)).collect();
+        // A place is where a pair starts. It is out of date when a neighbour merges first: then `merges[at]` differs.
+        let mut waiting: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (at, merge) in merges.iter().enumerate().filter(|(_, merge)| **merge != NO_MERGE) {
+            waiting.entry(merge.rank).or_default().push(at);
+        }
+        while let Some((lowest, mut places)) = waiting.pop_first() {
+            places.sort_unstable();
+            let mut places = places.into_iter().map(|at| (lowest, at)).peekable();
+            // Pairs that come about meanwhile and don't rank above `lowest`. Rare: most pairs are learned after their parts.
+            let mut early = BinaryHeap::new();
+            loop {
+                let first_early = early.peek().map(|&Reverse(place)| place);
+                let Some((rank, at)) = first_early.into_iter().chain(places.peek().copied()).min() else { break };
+                if first_early == Some((rank, at)) {
+                    early.pop();
+                } else {
+                    places.next();
+                }
+                if merges.get(at).is_none_or(|merge| merge.rank != rank) {
+                    continue;
+                }
+                let (right, id) = (next[at], merges[at].id);
+                let after = next[right];
+                (symbols[at], symbols[right]) = (id, GONE);
+                merges[at] = NO_MERGE;
+                if right < merges.len() {
+                    merges[right] = NO_MERGE;
+                }
+                next[at] = after;
+                if after < count {
+                    previous[after] = at;
+                }
+                for (left, right) in [(previous[at], at), (at, after)] {
+                    if left < count && right < count {
+                        merges[left] = self.lookup(symbols[left], symbols[right]);
+                        match merges[left].rank {
+                            NO_RANK => {}
+                            rank if rank <= lowest => early.push(Reverse((rank, left))),
+                            rank => waiting.entry(rank).or_default().push(left),
+                        }
+                    }
+                }
+            }
+        }
+        symbols.retain(|&symbol| symbol != GONE);
+    }
+}
+
+/// How a token comes about.
+#[derive(Clone, Copy, Default)]
+struct Origin {
+    left: u32,
+    right: u32,
+    rank: u32,
+    /// How many merges make it; none for a byte.
+    ways: u8,
+}
+
+impl Bpe {
+    /// Finds the tokens that merging their own bytes ends in.
+    ///
+    /// Most pieces of a text are words that the vocabulary has. For such a piece the merges can be skipped, but only if they
+    /// would end in that one token: a pair across the middle could merge too early and leave other tokens. So the
+    /// token's last merge, `left` + `right`, is taken back, then the merges beside the boundary, latest first. If at no
+    /// time the two symbols that face each other across the boundary could have merged before the boundary was due,
+    /// nothing disturbs `left` and `right` on their way, and the token is whole.
+    ///
+    /// A token that two merges make, or whose parts are not known to be whole, is left out: its merges are simply run.
+    fn find_whole(&mut self, origins: &[Origin], made: &[u32]) {
+        for id in self.byte_ids {
+            self.whole[id as usize] = true;
+        }
+        // In order of rank, so that the parts of a token are decided before it, or not whole.
+        for &id in made {
+            let Origin { left, right, rank, ways } = origins[id as usize];
+            let parts_whole = self.is_whole(left) && self.is_whole(right);
+            self.whole[id as usize] = ways == 1 && parts_whole && self.boundary_holds(origins, left, right, rank);
+        }
+    }
+
+    /// Whether nothing merges across the boundary of `left` and `right`, both whole, before `due`, their own merge's rank.
+    fn boundary_holds(&self, origins: &[Origin], mut left: u32, mut right: u32, mut due: u32) -> bool {
+        loop {
+            if self.lookup(left, right).rank < due {
+                return false;
+            }
+            let (l, r) = (origins[left as usize], origins[right as usize]);
+            if l.ways > 0 && (r.ways == 0 || l.rank > r.rank) {
+                due = l.rank;
+                left = l.right;
+            } else if r.ways > 0 {
+                // Of two merges with one rank the left one goes first: a pair across the boundary would win a tie.
+                due = r.rank + 1;
+                right = r.left;
+            } else {
+                return true;
+            }
+        }
+    }
+}
+
+fn pair(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Few letters and random merges, among them ones whose result merges at a lower rank, and tokens that can be made in
+    /// two ways: what trained files rarely or never have.
+    fn small_bpe(pairs: &[(usize, usize)]) -> (Vocabulary, Bpe) {
+        let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+        let mut pool: Vec<Vec<u8>> = vec![b"a".to_vec(), b"b".to_vec()];
+        let mut merges = Vec::new();
+        for &(left, right) in pairs {
+            let (left, right) = (pool[left % pool.len()].clone(), pool[right % pool.len()].clone());
+            let joined = [left.clone(), right.clone()].concat();
+            if joined.len() > 12 || merges.contains(&(left.clone(), right.clone())) {
+                continue;
+            }
+            if !tokens.contains(&joined) {
+                tokens.push(joined.clone());
+                pool.push(joined);
+            }
+            merges.push((left, right));
+        }
+        // The order is turned about, so that ranks don't follow lengths.
+        let middle = merges.len() / 2;
+        merges.rotate_left(middle);
+        let mut vocabulary = Vocabulary::with_room(tokens.len());
+        for (id, token) in tokens.iter().enumerate() {
+            vocabulary.insert(id as u32, token).unwrap();
+        }
+        let bpe = Bpe::new(&vocabulary, merges.iter().map(|(l, r)| (l.as_slice(), r.as_slice()))).unwrap();
+        (vocabulary, bpe)
+    }
+
+    proptest! {
+        /// Both ways to merge give the same tokens, and a token that is called whole is what its bytes merge to.
+        #[test]
+        fn the_fast_ways_equal_the_rule(
+            pairs in prop::collection::vec((0usize..40, 0usize..40), 0..40),
+            text in "[ab]{0,60}",
+        ) {
+            let (vocabulary, bpe) = small_bpe(&pairs);
+            let run = |text: &[u8], long: bool| {
+                let mut symbols: Vec<u32> = bpe.symbols(text).collect();
+                let mut merges: Vec<Merge> = symbols.windows(2).map(|pair| bpe.lookup(pair[0], pair[1])).collect();
+                if long { bpe.merge_long(&mut symbols, &mut merges) } else { bpe.merge_plain(&mut symbols, &mut merges) }
+                symbols
+            };
+            prop_assert_eq!(run(text.as_bytes(), true), run(text.as_bytes(), false));
+            for id in 0..vocabulary.len() as u32 {
+                if bpe.is_whole(id) {
+                    prop_assert_eq!(run(vocabulary.bytes(id).unwrap(), false), [id]);
+                }
+            }
+        }
+    }
+}

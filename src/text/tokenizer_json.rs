@@ -1,0 +1,265 @@
+//! `tokenizer.json`, as the file spells it: what is in it, and whether `fs` supports it.
+//!
+//! The format describes many kinds of tokenizer. `fs` implements one, byte-level BPE as the Qwen family uses it, and
+//! refuses everything else by name: a tokenizer that is nearly right gives a model text that it never saw in training.
+
+use super::pre_tokenizer::QWEN_PATTERN;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::fmt;
+
+/// The whole file. Strings are borrowed from it where they hold no escapes: the vocabulary has 151,643 of them.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerJson<'a> {
+    #[serde(default, rename = "version")]
+    _version: serde::de::IgnoredAny,
+    #[serde(default)]
+    truncation: Value,
+    #[serde(default)]
+    padding: Value,
+    #[serde(default)]
+    pub added_tokens: Vec<AddedTokenJson>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    #[serde(borrow)]
+    pub model: ModelJson<'a>,
+}
+
+/// One entry of `added_tokens`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddedTokenJson {
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub special: bool,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    /// Left out, it is the opposite of `special`.
+    normalized: Option<bool>,
+}
+
+/// The `model` section: vocabulary and merges.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelJson<'a> {
+    #[serde(default, rename = "type")]
+    _type: serde::de::IgnoredAny,
+    #[serde(default)]
+    dropout: Value,
+    #[serde(default)]
+    unk_token: Value,
+    #[serde(default)]
+    continuing_subword_prefix: Value,
+    #[serde(default)]
+    end_of_word_suffix: Value,
+    #[serde(default)]
+    fuse_unk: Value,
+    #[serde(default)]
+    byte_fallback: Value,
+    #[serde(default)]
+    ignore_merges: Value,
+    #[serde(borrow)]
+    pub vocab: VocabJson<'a>,
+    #[serde(borrow)]
+    pub merges: Vec<MergeJson<'a>>,
+}
+
+/// `{"Ġthe": 279, …}`: pairs rather than a map, so that a name given twice is noticed.
+pub struct VocabJson<'a>(pub Vec<(Spelled<'a>, u32)>);
+
+/// `["Ġ", "t"]`, or in older files `"Ġ t"`.
+pub struct MergeJson<'a>(pub Spelled<'a>, pub Spelled<'a>);
+
+/// A string in the [byte alphabet](super::byte_alphabet), borrowed if it can be.
+#[derive(Clone)]
+pub struct Spelled<'a>(pub Cow<'a, str>);
+
+/// Reads and checks the file.
+pub fn parse(json: &[u8]) -> Result<TokenizerJson<'_>, String> {
+    // The type first: a model of another type would only be called malformed below.
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        model: Option<Type>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Type {
+        r#type: Option<String>,
+    }
+    let file =
+        serde_json::from_slice::<TokenizerJson>(json).map_err(|error| match serde_json::from_slice::<Typed>(json) {
+            Ok(Typed { model: Some(Type { r#type: Some(other) }) }) if other != "BPE" => {
+                format!("model.type {other:?} is not supported; fs reads byte-level BPE (\"BPE\")")
+            }
+            _ => format!("not a tokenizer.json that fs can read: {error}"),
+        })?;
+    file.check()?;
+    Ok(file)
+}
+
+impl TokenizerJson<'_> {
+    /// Whether text is to be brought into NFC first.
+    pub fn nfc(&self) -> bool {
+        !self.normalizer.is_null()
+    }
+
+    /// Refuses by name what `fs` does not support.
+    fn check(&self) -> Result<(), String> {
+        let model = &self.model;
+        let off = [Value::Null, json!(false), json!("")];
+        refuse_unless("truncation", &self.truncation, &off)?;
+        refuse_unless("padding", &self.padding, &off)?;
+        refuse_unless("model.dropout", &model.dropout, &[Value::Null, json!(0.0), json!(0)])?;
+        refuse_unless("model.unk_token", &model.unk_token, &off)?;
+        refuse_unless("model.continuing_subword_prefix", &model.continuing_subword_prefix, &off)?;
+        refuse_unless("model.end_of_word_suffix", &model.end_of_word_suffix, &off)?;
+        refuse_unless("model.fuse_unk", &model.fuse_unk, &off)?;
+        refuse_unless("model.byte_fallback", &model.byte_fallback, &off)?;
+        refuse_unless("model.ignore_merges", &model.ignore_merges, &off)?;
+        refuse_unless("normalizer", &self.normalizer, &[Value::Null, json!({"type": "NFC"})])?;
+        refuse_unless("decoder", &byte_level(&self.decoder), &[json!({"type": "ByteLevel"})])?;
+        let post_processor = byte_level(&self.post_processor);
+        refuse_unless("post_processor", &post_processor, &[Value::Null, json!({"type": "ByteLevel"})])?;
+        check_pre_tokenizer(&self.pre_tokenizer)?;
+        for token in &self.added_tokens {
+            let AddedTokenJson { id, content, single_word, lstrip, rstrip, .. } = token;
+            for (flag, set) in [("single_word", single_word), ("lstrip", lstrip), ("rstrip", rstrip)] {
+                if *set {
+                    return Err(format!("added token {id} {content:?}: {flag} is not supported"));
+                }
+            }
+            if token.normalized.unwrap_or(!token.special) {
+                return Err(format!("added token {id} {content:?}: normalized is not supported"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a setting whose value is none of `supported`, naming both.
+fn refuse_unless(name: &str, found: &Value, supported: &[Value]) -> Result<(), String> {
+    if supported.contains(found) {
+        return Ok(());
+    }
+    let supported: Vec<String> = supported.iter().filter(|value| **value != json!("")).map(Value::to_string).collect();
+    Err(format!("{name} {found} is not supported; fs supports {}", supported.join(" or ")))
+}
+
+/// The section without the settings of `ByteLevel` that only matter elsewhere: to the pre-tokenizer, or to offsets.
+fn byte_level(section: &Value) -> Value {
+    let mut section = section.clone();
+    if let Some(object) = section.as_object_mut().filter(|object| object.get("type") == Some(&json!("ByteLevel"))) {
+        object.retain(|key, _| !["add_prefix_space", "trim_offsets", "use_regex"].contains(&key.as_str()));
+    }
+    section
+}
+
+/// `Split` by the Qwen pattern, then `ByteLevel` with nothing but the byte alphabet.
+fn check_pre_tokenizer(section: &Value) -> Result<(), String> {
+    let steps = match (section["type"].as_str(), section["pretokenizers"].as_array()) {
+        (Some("Sequence"), Some(steps)) => steps.as_slice(),
+        _ => std::slice::from_ref(section),
+    };
+    let [split, bytes] = steps else {
+        return Err(format!("pre_tokenizer {section} is not supported; fs supports Split followed by ByteLevel"));
+    };
+    if let Some(pattern) = split["pattern"]["Regex"].as_str().filter(|pattern| *pattern != QWEN_PATTERN) {
+        return Err(format!("pre_tokenizer: the pattern {pattern} is not supported; fs supports {QWEN_PATTERN}"));
+    }
+    let qwen = json!({"type": "Split", "pattern": {"Regex": QWEN_PATTERN}, "behavior": "Isolated", "invert": false});
+    refuse_unless("pre_tokenizer", split, &[qwen])?;
+    let mut bytes = bytes.clone();
+    if let Some(object) = bytes.as_object_mut() {
+        object.remove("trim_offsets");
+    }
+    let supported = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
+    refuse_unless("pre_tokenizer", &bytes, &[supported])
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Spelled<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Spelled<'de>;
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Spelled(Cow::Borrowed(text)))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Spelled(Cow::Owned(text.to_string())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for VocabJson<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = VocabJson<'de>;
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a map from tokens to ids")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(VocabJson(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for MergeJson<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pair;
+        impl<'de> Visitor<'de> for Pair {
+            type Value = MergeJson<'de>;
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a merge, [\"a\", \"b\"] or \"a b\"")
+            }
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                let (left, right) = split_merge(text)?;
+                Ok(MergeJson(Spelled(Cow::Borrowed(left)), Spelled(Cow::Borrowed(right))))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                let (left, right) = split_merge(text)?;
+                Ok(MergeJson(Spelled(Cow::Owned(left.to_string())), Spelled(Cow::Owned(right.to_string()))))
+            }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut parts: S) -> Result<Self::Value, S::Error> {
+                let left = parts.next_element()?.ok_or_else(|| S::Error::invalid_length(0, &self))?;
+                let right = parts.next_element()?.ok_or_else(|| S::Error::invalid_length(1, &self))?;
+                match parts.next_element::<serde::de::IgnoredAny>()? {
+                    Some(_) => Err(S::Error::invalid_length(3, &self)),
+                    None => Ok(MergeJson(left, right)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Pair)
+    }
+}
+
+/// `"a b"`; the byte alphabet has no space, so exactly one is expected.
+fn split_merge<E: Error>(text: &str) -> Result<(&str, &str), E> {
+    match text.split_once(' ') {
+        Some((left, right)) if !right.contains(' ') => Ok((left, right)),
+        _ => Err(E::custom(format_args!("a merge is two tokens with one space between, not {text:?}"))),
+    }
+}
