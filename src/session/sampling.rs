@@ -322,7 +322,7 @@ impl Sampler {
         let weight = |logit: f32| libm::exp((logit as f64 - max) / temperature);
         self.candidates.clear();
         let keep = |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit) });
-        at_least(logits, floor.max(f32::MIN), keep); // f32::MIN: all but -infinity
+        at_least(logits, floor.max(f32::MIN), keep); // from f32::MIN: all but -infinity
         if self.params.top_p < 1.0 {
             keep_top_p(&mut self.candidates, self.params.top_p as f64);
         }
@@ -388,7 +388,8 @@ fn max_and_nan(values: &[f32]) -> (f32, bool) {
     (max, nan != [0; LANES] || rest.iter().any(|v| v.is_nan()))
 }
 
-/// The `n` most likely tokens, most likely first (of equals, the lowest id), with log-probabilities.
+/// The `n` most likely tokens, most likely first (of equals, the lowest id), with log-probabilities; fewer if fewer
+/// have a logit above -infinity.
 pub fn log_softmax_top(logits: &[f32], n: usize) -> Result<Vec<TokenLogprob>, SamplingError> {
     Ok(top_logprobs(logits, n, log_sum_exp(logits)?))
 }
@@ -399,7 +400,7 @@ fn top_logprobs(logits: &[f32], n: usize, norm: f64) -> Vec<TokenLogprob> {
     }
     let floor = kth_largest(logits, n, &mut Vec::new());
     let mut top = Vec::new();
-    at_least(logits, floor, |id, logit| top.push((id, logit)));
+    at_least(logits, floor.max(f32::MIN), |id, logit| top.push((id, logit)));
     top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     top.truncate(n);
     top.into_iter().map(|(id, logit)| TokenLogprob { id, logit, logprob: (logit as f64 - norm) as f32 }).collect()
