@@ -16,7 +16,8 @@
 //! | draw | one random number picks among what is left, in proportion to probability | |
 //!
 //! The same seed and logits give the same tokens on every machine: the random numbers are [`Rng`]'s, and probabilities
-//! are f64 sums, in a fixed order, of [`exp`], which is made of IEEE additions and multiplications only.
+//! are f64 sums, in a fixed order, of `libm::exp`, which (unlike the standard library's, the operating system's) is the
+//! same IEEE additions and multiplications everywhere.
 
 use crate::weights::GenerationConfig;
 
@@ -315,11 +316,13 @@ impl Sampler {
         let logits = if self.params.changes_logits() { &self.adjusted } else { logits };
         let (_, max) = argmax(logits)?;
         // Dividing by a temperature keeps the order of the logits, so top-k may look at them undivided.
+        let (max, temperature) = (max as f64, self.params.temperature as f64);
         let floor = kth_largest(logits, self.params.top_k, &mut self.largest);
-        let kept = (0..).zip(logits).filter(|(_, logit)| **logit >= floor && **logit > f32::NEG_INFINITY);
+        // Weights relative to the largest logit cannot overflow, however small the temperature.
+        let weight = |logit: f32| libm::exp((logit as f64 - max) / temperature);
         self.candidates.clear();
-        self.candidates.extend(kept.map(|(id, &logit)| Candidate { id, logit, weight: 0.0 }));
-        weigh(&mut self.candidates, max, self.params.temperature);
+        let keep = |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit) });
+        at_least(logits, floor.max(f32::MIN), keep); // from f32::MIN: all but -infinity
         if self.params.top_p < 1.0 {
             keep_top_p(&mut self.candidates, self.params.top_p as f64);
         }
@@ -347,13 +350,34 @@ impl Sampler {
 
 /// The token with the largest logit, the lowest id if several have it, and that logit.
 pub fn argmax(logits: &[f32]) -> Result<(u32, f32), SamplingError> {
-    // Lanes without branches let the compiler use vector instructions. NaN compares false with everything, so it is
-    // looked for by its bits: all exponent bits set, and some below them.
+    // Block by block, so that only the best block has to be searched for the place of its largest.
+    const BLOCK: usize = 1024;
+    let (mut start, mut max) = (0, f32::NEG_INFINITY);
+    for (i, block) in logits.chunks(BLOCK).enumerate() {
+        let (block_max, has_nan) = max_and_nan(block);
+        if has_nan {
+            let at = block.iter().position(|v| v.is_nan()).unwrap_or(0);
+            return Err(SamplingError::NotFinite { id: (i * BLOCK + at) as u32, value: f32::NAN });
+        }
+        if block_max > max {
+            (start, max) = (i * BLOCK, block_max);
+        }
+    }
+    if max == f32::NEG_INFINITY {
+        return Err(SamplingError::NothingLeft);
+    }
+    let id = (start + logits[start..].iter().position(|v| *v == max).unwrap_or(0)) as u32;
+    if max == f32::INFINITY { Err(SamplingError::NotFinite { id, value: max }) } else { Ok((id, max)) }
+}
+
+/// The largest value, and whether there is a NaN. NaN compares false with everything, so it is known by its bits: all
+/// exponent bits set, and some below them.
+fn max_and_nan(values: &[f32]) -> (f32, bool) {
+    // Lanes without branches let the compiler use vector instructions.
     const LANES: usize = 16;
     let nan_bits = |v: f32| u32::from(v.to_bits() & 0x7fff_ffff > 0x7f80_0000);
-    let mut best = [f32::NEG_INFINITY; LANES];
-    let mut nan = [0; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let (mut best, mut nan) = ([f32::NEG_INFINITY; LANES], [0; LANES]);
+    let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for lane in 0..LANES {
             best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
@@ -361,18 +385,11 @@ pub fn argmax(logits: &[f32]) -> Result<(u32, f32), SamplingError> {
         }
     }
     let max = best.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    let first = |found: &dyn Fn(&f32) -> bool| logits.iter().position(found).unwrap_or(0) as u32;
-    if nan != [0; LANES] || rest.iter().any(|v| v.is_nan()) {
-        return Err(SamplingError::NotFinite { id: first(&|v| v.is_nan()), value: f32::NAN });
-    }
-    match max {
-        f32::INFINITY => Err(SamplingError::NotFinite { id: first(&|v| *v == max), value: max }),
-        f32::NEG_INFINITY => Err(SamplingError::NothingLeft),
-        _ => Ok((logits.iter().position(|v| *v == max).unwrap_or(0) as u32, max)),
-    }
+    (max, nan != [0; LANES] || rest.iter().any(|v| v.is_nan()))
 }
 
-/// The `n` most likely tokens, most likely first (of equals, the lowest id), with log-probabilities.
+/// The `n` most likely tokens, most likely first (of equals, the lowest id), with log-probabilities; fewer if fewer
+/// have a logit above -infinity.
 pub fn log_softmax_top(logits: &[f32], n: usize) -> Result<Vec<TokenLogprob>, SamplingError> {
     Ok(top_logprobs(logits, n, log_sum_exp(logits)?))
 }
@@ -382,8 +399,8 @@ fn top_logprobs(logits: &[f32], n: usize, norm: f64) -> Vec<TokenLogprob> {
         return Vec::new();
     }
     let floor = kth_largest(logits, n, &mut Vec::new());
-    let mut top: Vec<(u32, f32)> =
-        logits.iter().enumerate().filter(|(_, l)| **l >= floor).map(|(id, &l)| (id as u32, l)).collect();
+    let mut top = Vec::new();
+    at_least(logits, floor.max(f32::MIN), |id, logit| top.push((id, logit)));
     top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     top.truncate(n);
     top.into_iter().map(|(id, logit)| TokenLogprob { id, logit, logprob: (logit as f64 - norm) as f32 }).collect()
@@ -392,16 +409,20 @@ fn top_logprobs(logits: &[f32], n: usize, norm: f64) -> Vec<TokenLogprob> {
 /// `ln(sum(exp(logits)))`, what turns a logit into a log-probability.
 fn log_sum_exp(logits: &[f32]) -> Result<f64, SamplingError> {
     let max = argmax(logits)?.1 as f64;
-    let mut sums = [0.0; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        let weights = exp(chunk.map(|logit| logit as f64 - max));
-        for lane in 0..LANES {
-            sums[lane] += weights[lane];
+    let sum: f64 = logits.iter().map(|&logit| libm::exp(logit as f64 - max)).sum();
+    Ok(max + libm::log(sum))
+}
+
+/// Calls `found` for the tokens with logits from `floor` up, by id. Most blocks hold none, and their maximum is found
+/// with vector instructions.
+fn at_least(logits: &[f32], floor: f32, mut found: impl FnMut(u32, f32)) {
+    for (block, start) in logits.chunks(64).zip((0..).step_by(64)) {
+        if max_and_nan(block).0 >= floor {
+            for (id, &logit) in (start..).zip(block).filter(|(_, logit)| **logit >= floor) {
+                found(id, logit);
+            }
         }
     }
-    let rest: f64 = rest.iter().map(|&logit| exp([logit as f64 - max])[0]).sum();
-    Ok(max + libm::log(sums.iter().sum::<f64>() + rest))
 }
 
 /// The k-th largest value, by one pass that keeps a buffer of a few times k; -infinity if `k` is 0 or there are fewer.
@@ -413,36 +434,21 @@ fn kth_largest(values: &[f32], k: usize, buffer: &mut Vec<f32>) -> f32 {
     let descending = |a: &f32, b: &f32| b.total_cmp(a);
     let full = 2 * k + 64;
     let mut floor = f32::NEG_INFINITY;
-    for &value in values {
+    for block in values.chunks(64) {
+        if max_and_nan(block).0 <= floor {
+            continue;
+        }
         // What only equals the floor cannot raise it, and would fill the buffer again and again.
-        if value > floor {
-            buffer.push(value);
-            if buffer.len() == full {
-                floor = *buffer.select_nth_unstable_by(k - 1, descending).1;
-                buffer.truncate(k);
-            }
+        buffer.extend(block.iter().filter(|value| **value > floor));
+        if buffer.len() >= full {
+            floor = *buffer.select_nth_unstable_by(k - 1, descending).1;
+            buffer.truncate(k);
         }
     }
     if buffer.len() < k {
         return f32::NEG_INFINITY;
     }
     *buffer.select_nth_unstable_by(k - 1, descending).1
-}
-
-/// Sets the weights. Relative to the largest logit none overflows, however small the temperature.
-fn weigh(candidates: &mut [Candidate], max: f32, temperature: f32) {
-    let (max, per_degree) = (max as f64, 1.0 / temperature as f64);
-    let exponent = |c: &Candidate| (c.logit as f64 - max) * per_degree;
-    let (chunks, rest) = candidates.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        let weights = exp(chunk.each_ref().map(exponent));
-        for lane in 0..LANES {
-            chunk[lane].weight = weights[lane];
-        }
-    }
-    for candidate in rest {
-        candidate.weight = exp([exponent(candidate)])[0];
-    }
 }
 
 /// Keeps the fewest candidates, by [`Candidate::rank`], whose weights reach `p` of the total; at least one. They stay in
@@ -453,7 +459,8 @@ fn weigh(candidates: &mut [Candidate], max: f32, temperature: f32) {
 fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
     const BUCKETS: usize = 1024;
     // A positive f64's bits, as an integer, grow with it: the exponent, and the first 3 bits of the fraction.
-    let bucket = |c: &Candidate| (((1.0f64.to_bits() - c.weight.to_bits()) >> 49) as usize).min(BUCKETS - 1);
+    let bucket =
+        |c: &Candidate| ((1.0f64.to_bits().saturating_sub(c.weight.to_bits()) >> 49) as usize).min(BUCKETS - 1);
     let mut masses = [0.0; BUCKETS];
     for candidate in candidates.iter() {
         masses[bucket(candidate)] += candidate.weight;
@@ -477,56 +484,10 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
     candidates.retain(|c| c.rank(&last).is_le());
 }
 
-/// The sum of the weights, in the order of ids; several lanes hide the latency of additions.
+/// The sum of the weights, in the order of ids.
 fn total(candidates: &[Candidate]) -> f64 {
-    let mut sums = [0.0; LANES];
-    let (chunks, rest) = candidates.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += chunk[lane].weight;
-        }
-    }
-    sums.iter().sum::<f64>() + rest.iter().map(|c| c.weight).sum::<f64>()
+    candidates.iter().map(|c| c.weight).sum()
 }
-
-/// How many numbers are worked on side by side, for the compiler to use vector instructions.
-const LANES: usize = 8;
-
-/// e to the power of each `x <= 0`; 0 below -700. The standard library's `exp` may differ in its last bit from one
-/// platform to another; this one is additions and multiplications, which IEEE 754 fixes.
-fn exp<const N: usize>(x: [f64; N]) -> [f64; N] {
-    // x = n ln 2 + r with |r| <= ln 2 / 2, so exp(x) = 2^n exp(r). Adding and subtracting 1.5 * 2^52 rounds to a whole
-    // number. The high part of ln 2 has so few bits that its product with n is exact.
-    const ROUND: f64 = 6755399441055744.0;
-    const LN2_HIGH: f64 = 6.93147180369123816490e-01;
-    const LN2_LOW: f64 = 1.90821492927058770002e-10;
-    let clamped = x.map(|x| if x > -700.0 { x } else { -700.0 });
-    let shifted = clamped.map(|x| x * std::f64::consts::LOG2_E + ROUND);
-    let r: [f64; N] = std::array::from_fn(|i| {
-        let n = shifted[i] - ROUND;
-        (clamped[i] - n * LN2_HIGH) - n * LN2_LOW
-    });
-    let mut sum = [0.0; N];
-    for coefficient in SERIES {
-        for lane in 0..N {
-            sum[lane] = sum[lane] * r[lane] + coefficient;
-        }
-    }
-    // n stands in the low bits of `shifted`; it becomes the exponent of 2^n.
-    let power = shifted.map(|s| f64::from_bits(s.to_bits().wrapping_add(1023) << 52));
-    std::array::from_fn(|i| if x[i] > -700.0 { sum[i] * power[i] } else { 0.0 })
-}
-
-/// 1 / k! for k from 13 down to 0: the series of exp; its next term is below 2^-57 of the sum.
-const SERIES: [f64; 14] = {
-    let (mut series, mut factorial, mut k) = ([1.0; 14], 1.0, 1);
-    while k < 14 {
-        factorial *= k as f64;
-        series[13 - k] = 1.0 / factorial;
-        k += 1;
-    }
-    series
-};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): a counter whose every value is scrambled. Any seed is a good one.
 #[derive(Clone, Debug)]
@@ -556,18 +517,6 @@ impl Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exp_is_accurate_and_0_far_down() {
-        let mut worst = 0.0f64;
-        for i in 0..700_000 {
-            let x = -(i as f64) / 1000.0;
-            worst = worst.max((exp([x])[0] / libm::exp(x) - 1.0).abs());
-        }
-        assert!(worst < 4e-16, "relative error {worst:e}");
-        assert_eq!(exp([0.0]), [1.0]);
-        assert_eq!(exp([-700.1, f64::NEG_INFINITY, -1e300]), [0.0; 3]);
-    }
 
     #[test]
     fn rng_is_splitmix64() {
