@@ -296,10 +296,10 @@ pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes text to stdout now.
-pub fn print(text: &str) -> anyhow::Result<()> {
+/// Writes text, or exact bytes, to stdout now.
+pub fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(text.as_ref())?;
     out.flush()?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `fs detokenize`.
 
-use super::tokenize::{print, read_stdin};
+use super::common::print;
+use super::tokenize::read_stdin;
 use anyhow::{Context, bail};
 use failed_star::weights::ModelSource;
 
@@ -29,7 +30,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         parse_ids(&args.ids.join(" "))?
     };
     let tokenizer = ModelSource::resolve(args.model.as_deref())?.tokenizer()?;
-    print(&tokenizer.decode(&ids)?)
+    print(tokenizer.decode(&ids)?)
 }
 
 /// A JSON list, an object with a list called `ids`, or plain ids.

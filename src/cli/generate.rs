@@ -118,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn echo_prompt(engine: &Engine, prompt: &[u32], echo: &mut bool) -> anyhow::Result<()> {
     if std::mem::take(echo) {
         let bytes: Vec<u8> = prompt.iter().flat_map(|&id| engine.token_bytes(id)).copied().collect();
-        print(&String::from_utf8_lossy(&bytes))?;
+        print(&*String::from_utf8_lossy(&bytes))?;
     }
     Ok(())
 }

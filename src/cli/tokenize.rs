@@ -1,10 +1,11 @@
 //! `fs tokenize`.
 
+use super::common::print;
 use anyhow::{Context, bail};
 use failed_star::text::Encoding;
 use failed_star::weights::ModelSource;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `fs tokenize`.
@@ -65,7 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             table(&ids, &pieces, &spans, normalized.as_deref())?
         }
     };
-    print(output.as_bytes())
+    print(output)
 }
 
 /// One line a token: id, byte span, piece.
@@ -101,13 +102,4 @@ pub(super) fn read_stdin() -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).context("stdin")?;
     Ok(bytes)
-}
-
-/// Writes a result to stdout. A reader that has seen enough, as in `fs … | head`, is no failure.
-pub(super) fn print(output: &[u8]) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(output).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("stdout"),
-    }
 }
