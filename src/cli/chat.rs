@@ -2,7 +2,7 @@
 
 use super::common::{self, CacheArgs, INTERRUPTED, ModelArgs, SamplingArgs};
 use anyhow::{Context, bail};
-use failed_star::session::{Event, GenerateOptions, Session, StopReason};
+use failed_star::session::{Event, GenerateOptions, Session, SessionError, StopReason};
 use failed_star::text::{ChatTemplate, Message, RenderOptions};
 use rustyline::error::ReadlineError;
 use std::io::{BufRead, IsTerminal, Write};
@@ -88,6 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         },
         quiet: args.model.device.quiet,
         last_speed: None,
+        answers: 0,
         colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
     if let Some(system) = args.system {
@@ -113,6 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         } else {
             match chat.answer(line) {
                 Ok(()) => {}
+                Err(error) if is_interruption(&error) => eprintln!("(stopped)"),
                 Err(error) if input.is_terminal() && !super::is_broken_pipe(&error) => eprintln!("error: {error:#}"),
                 Err(error) => return Err(error),
             }
@@ -184,6 +186,8 @@ struct Chat<'a> {
     enable_thinking: Option<bool>,
     quiet: bool,
     last_speed: Option<String>,
+    /// Answers so far: each draws from a seed of its own, so that asking again after /undo gives another answer.
+    answers: u64,
     colours: bool,
 }
 
@@ -215,7 +219,10 @@ impl Chat<'_> {
         let bar = common::PromptBar::new(self.quiet);
         let mut screen = Screen { colours: self.colours, dimmed: false };
         let mut output = Ok(());
-        let completion = self.session.generate(&prompt, &self.options, &mut |event| {
+        let mut options = self.options.clone();
+        options.sampling.seed = options.sampling.seed.wrapping_add(self.answers);
+        self.answers += 1;
+        let completion = self.session.generate(&prompt, &options, &mut |event| {
             match event {
                 Event::Prefill { done, total } => bar.update(done, total),
                 Event::Token(token) => {
@@ -312,6 +319,11 @@ impl Chat<'_> {
         }
         eprintln!("seed {}", self.options.sampling.seed);
     }
+}
+
+/// Ctrl-C while the prompt was being read.
+fn is_interruption(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(SessionError::Interrupted { .. }))
 }
 
 fn message(role: &str, content: &str) -> Message {

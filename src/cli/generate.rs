@@ -2,7 +2,7 @@
 
 use super::common::{self, CacheArgs, INTERRUPTED, ModelArgs, PromptArgs, SamplingArgs, print};
 use failed_star::session::sampling::SamplingParams;
-use failed_star::session::{Completion, Engine, Event, GenerateOptions, GeneratedToken, Session};
+use failed_star::session::{Completion, Engine, Event, GenerateOptions, GeneratedToken, Session, SessionError};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -96,8 +96,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         if output.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
+    });
     output?;
+    let completion = match completion {
+        Err(SessionError::Interrupted { .. }) => return Ok(ExitCode::from(130)),
+        completion => completion?,
+    };
     if args.json {
         common::print_json(&to_json(&session, &prompt, &options, &completion, args.logprobs.map(|_| tokens)))?;
     } else if args.logprobs.is_none() {

@@ -7,8 +7,8 @@ use crate::backend::{Backend, BackendError, BackendInfo, BackendKind};
 use crate::model::expected;
 use crate::model::kv_cache::{KvDType, KvLayout};
 use crate::model::qwen3::{LogitsFor, Probe, Qwen3, State};
-use crate::text::{ChatTemplate, TextError, Tokenizer};
-use crate::weights::{Checkpoint, Config, GenerationConfig, ModelSource, WeightsError};
+use crate::text::{ChatTemplate, Tokenizer};
+use crate::weights::{Checkpoint, Config, GenerationConfig, ModelSource, SourceError, WeightsError};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -20,10 +20,7 @@ pub enum SessionError {
     Weights(#[from] WeightsError),
     /// The tokenizer or the chat template.
     #[error(transparent)]
-    Text(#[from] TextError),
-    /// Any of the model's files.
-    #[error(transparent)]
-    Source(#[from] anyhow::Error),
+    Source(#[from] SourceError),
     /// Text was given to a model without a tokenizer.
     #[error("{model} has no tokenizer.json; give token ids instead of text")]
     NoTokenizer {

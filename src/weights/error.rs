@@ -78,3 +78,14 @@ impl WeightsError {
         move |source| WeightsError::Io { path, source }
     }
 }
+
+/// A part of a model that is made from its files by another room: the tokenizer, the chat template.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file itself.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// What it says.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+}

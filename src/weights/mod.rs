@@ -21,7 +21,7 @@ pub use bytes::SharedBytes;
 pub use checkpoint::{Checkpoint, Tensor};
 pub use config::{Config, RopeScaling};
 pub use dtype::DType;
-pub use error::WeightsError;
+pub use error::{SourceError, WeightsError};
 pub use generation_config::GenerationConfig;
 pub use json::printable;
 pub use model_directory::model_directory;

@@ -3,7 +3,7 @@
 use super::checkpoint::{INDEX_FILE, SINGLE_FILE, find_weights};
 use super::json::{MAX_JSON_BYTES, parse_object, read_bounded};
 use super::known_models::{self, KNOWN};
-use super::{Checkpoint, Config, GenerationConfig, WeightsError, embedded, model_directory};
+use super::{Checkpoint, Config, GenerationConfig, SourceError, WeightsError, embedded, model_directory};
 use crate::text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -194,14 +194,14 @@ impl ModelSource {
     }
 
     /// `tokenizer.json`.
-    pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+    pub fn tokenizer(&self) -> Result<Tokenizer, SourceError> {
         let (file, json) = self.require("tokenizer.json")?;
         Ok(Tokenizer::from_json(&json, &file)?)
     }
 
     /// `chat_template.jinja`, or `chat_template` of `tokenizer_config.json` (where it is a list of named
     /// templates, the one named `default`); `None` if there is neither.
-    pub fn chat_template(&self) -> anyhow::Result<Option<ChatTemplate>> {
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, SourceError> {
         let Some((file, template)) = self.chat_template_text()? else { return Ok(None) };
         Ok(Some(ChatTemplate::new(&template, &file)?))
     }
