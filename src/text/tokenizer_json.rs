@@ -55,8 +55,8 @@ pub struct AddedTokenJson {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelJson<'a> {
-    #[serde(default, rename = "type")]
-    _type: serde::de::IgnoredAny,
+    #[serde(default)]
+    r#type: Value,
     #[serde(default)]
     dropout: Value,
     #[serde(default)]
@@ -121,6 +121,7 @@ impl TokenizerJson<'_> {
         let off = [Value::Null, json!(false), json!("")];
         refuse_unless("truncation", &self.truncation, &off)?;
         refuse_unless("padding", &self.padding, &off)?;
+        refuse_unless("model.type", &model.r#type, &[Value::Null, json!("BPE")])?;
         refuse_unless("model.dropout", &model.dropout, &[Value::Null, json!(0.0), json!(0)])?;
         refuse_unless("model.unk_token", &model.unk_token, &off)?;
         refuse_unless("model.continuing_subword_prefix", &model.continuing_subword_prefix, &off)?;
