@@ -109,11 +109,11 @@ fn the_same_seed_gives_the_same_tokens() {
 
 #[test]
 fn greedy_takes_the_largest_and_of_equals_the_first() {
-    let mut sampler = Sampler::new(SamplingParams::default(), 40).unwrap();
-    for at in 0..40 {
-        let mut logits = vec![-3.0; 40];
-        logits[at] = -1.0;
-        logits[39] = -1.0;
+    // Wide enough for several of the blocks in which the search goes.
+    let mut sampler = Sampler::new(SamplingParams::default(), 2500).unwrap();
+    for at in (0..2500).step_by(17) {
+        let mut logits = vec![-3.0; 2500];
+        logits[at..].iter_mut().step_by(300).for_each(|logit| *logit = -1.0);
         assert_eq!(sampler.sample(&logits, &[], 0).unwrap().id, at as u32);
     }
 }
