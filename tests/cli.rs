@@ -106,9 +106,9 @@ fn stopping() {
     let stopped = json(&[GREEDY, &["--json", "--stop", stop]].concat());
     assert_eq!(stopped["stop_reason"], "stop_string");
     assert_eq!(stopped["text"].as_str().unwrap(), &story[..story.find(stop).unwrap()]);
-    let id = plain["ids"][4].to_string();
-    let first = plain["ids"].as_array().unwrap().iter().position(|i| i.to_string() == id).unwrap();
-    let stopped = json(&[GREEDY, &["--json", "--stop-token", &id]].concat());
+    let id = &plain["ids"][4];
+    let first = plain["ids"].as_array().unwrap().iter().position(|i| i == id).unwrap();
+    let stopped = json(&[GREEDY, &["--json", "--stop-token", &id.to_string()]].concat());
     assert_eq!(stopped["stop_reason"], "stop_token");
     assert_eq!(stopped["ids"].as_array().unwrap().len(), first);
     let full = json(&["generate", "One day", "--context", "16", "--ignore-eos", "--json"]);

@@ -54,7 +54,7 @@ struct Row {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let root = model_directory()?;
     if args.path {
-        return super::common::print(&format!("{}\n", root.display()));
+        return super::common::print(format!("{}\n", root.display()));
     }
     let mut rows: Vec<Row> = in_directory(&root)?;
     for name in ["stories", "qwen3-0.6b"] {
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     if args.json {
-        return super::common::print(&format!("{:#}\n", serde_json::json!({ "directory": root, "models": rows })));
+        return super::common::print(format!("{:#}\n", serde_json::json!({ "directory": root, "models": rows })));
     }
     super::common::print(&table(&rows, &root)?)
 }

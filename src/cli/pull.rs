@@ -82,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         if args.json {
             summary["status"] = "dry-run".into();
             summary["free"] = free.into();
-            return super::common::print(&format!("{summary:#}\n"));
+            return super::common::print(format!("{summary:#}\n"));
         }
         let mut text = format!("{} at {}\n", plan.reference.repo, plan.commit);
         for file in &plan.files {
@@ -108,14 +108,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         summary["status"] = if outcome.up_to_date { "up-to-date" } else { "pulled" }.into();
         summary["downloaded"] = outcome.downloaded.into();
         summary["seconds"] = seconds.into();
-        return super::common::print(&format!("{summary:#}\n"));
+        return super::common::print(format!("{summary:#}\n"));
     }
     let (name, size) = (&plan.reference.name, DecimalBytes(plan.size()));
     let state = match outcome.up_to_date {
         true => "is already complete and up to date".to_string(),
         false => format!("is complete ({} downloaded in {seconds:.1} s)", DecimalBytes(outcome.downloaded)),
     };
-    super::common::print(&format!(
+    super::common::print(format!(
         "{name} {state}: {}, {size}\n\n  fs generate --model {name} \"Once upon a time\"\n  fs chat --model {name}\n",
         outcome.path.display()
     ))

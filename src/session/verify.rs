@@ -91,9 +91,13 @@ pub struct Fixture {
     files: BTreeMap<String, Checkpoint>,
 }
 
+/// A file in the binary: its path under `tests/golden/forward`, and its bytes.
+#[cfg(feature = "embedded-model")]
+type EmbeddedFile = (&'static str, &'static [u8]);
+
 /// The fixtures that travel with the binary, so that `fs verify` needs nothing but the model: manifest, then files.
 #[cfg(feature = "embedded-model")]
-const EMBEDDED: [(&str, &[(&str, &[u8])]); 2] = {
+const EMBEDDED: [(&str, &[EmbeddedFile]); 2] = {
     macro_rules! golden {
         ($($path:literal),*) => {
             &[$(($path, include_bytes!(concat!("../../tests/golden/forward/", $path)))),*]
@@ -249,8 +253,8 @@ fn compare(
         if expected.abs() > atol {
             max_rel = max_rel.max(difference / expected.abs());
         }
-        // Negated, so that NaN is outside.
-        if first.is_none() && !(difference <= atol + rtol * expected.abs()) {
+        let allowed = atol + rtol * expected.abs();
+        if first.is_none() && (difference > allowed || difference.is_nan()) {
             first = Some(Divergence { index: vec![i / width, i % width], found, expected });
         }
     }

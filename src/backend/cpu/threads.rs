@@ -132,7 +132,7 @@ impl ThreadPool {
         if values.is_empty() {
             return;
         }
-        assert!(columns > 0 && values.len() % columns == 0, "{} values in rows of {columns}", values.len());
+        assert!(columns > 0 && values.len().is_multiple_of(columns), "{} values in rows of {columns}", values.len());
         assert!(block_rows > 0 && block_columns > 0);
         let rows = values.len() / columns;
         let across = columns.div_ceil(block_columns);

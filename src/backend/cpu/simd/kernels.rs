@@ -5,6 +5,10 @@
 //! so a token's values do not depend on how many tokens are computed with it.
 
 #![allow(clippy::undocumented_unsafe_blocks, reason = "lengths are asserted at the top of each kernel; see above")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "indices mirror the formulas, and closures would not inherit instructions"
+)]
 
 use super::{Element, Kernel, Vector};
 use crate::backend::cpu::threads::Block;
@@ -225,8 +229,8 @@ unsafe fn scores<V: Vector, E: Element>(
 unsafe fn exp_all<V: Vector>(scores: &mut [f32; POSITIONS], before: f32, sum: &mut f32) -> f32 {
     let mut largest = before;
     for score in scores.iter() {
-        // `!(<=)` lets NaN through, so that a broken input is seen in the output.
-        if !(*score <= largest) {
+        // NaN is let through, so that a broken input is seen in the output.
+        if *score > largest || score.is_nan() {
             largest = *score;
         }
     }

@@ -79,8 +79,8 @@ impl Level {
         match self {
             // SAFETY: scalar vectors need no instructions beyond the baseline.
             Level::Scalar => unsafe { kernel.run::<scalar::F32x4>() },
-            // SAFETY (all three): a value of this level only comes from `available`, which has seen the features.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level only comes from `available`, which has seen the features.
             Level::Avx2 => unsafe { avx2::run(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
