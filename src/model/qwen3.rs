@@ -1,6 +1,6 @@
 //! The Qwen3 forward pass, once, for every backend.
 //!
-//! [`forward`] is the model: read it first. The rest loads its weights and keeps what it needs between calls.
+//! `forward` is the model: read it first. The rest loads its weights and keeps what it needs between calls.
 //! The specification is transformers' `models/qwen3/modeling_qwen3.py`.
 
 use super::kv_cache::{KvDType, KvLayout};

@@ -203,9 +203,9 @@ impl Candidate {
 pub struct Sampler {
     params: SamplingParams,
     rng: Rng,
-    /// The logits after bias and penalties. [vocab_size]
+    /// The logits after bias and penalties. `[vocab_size]`
     adjusted: Vec<f32>,
-    /// How often each token is in the part of the history at hand; all 0 between uses. [vocab_size]
+    /// How often each token is in the part of the history at hand; all 0 between uses. `[vocab_size]`
     counts: Vec<u32>,
     /// What is left after the steps so far, by ascending id.
     candidates: Vec<Candidate>,
@@ -235,7 +235,7 @@ impl Sampler {
         &self.params
     }
 
-    /// Chooses the next token. `logits`: [vocab_size]. `history` is all tokens so far, of which those from
+    /// Chooses the next token. `logits`: `[vocab_size]`. `history` is all tokens so far, of which those from
     /// `generated_start` on are the answer. Uses one random number, or none if greedy.
     pub fn sample(&mut self, logits: &[f32], history: &[u32], generated_start: usize) -> Result<Choice, SamplingError> {
         self.adjust(logits, history, generated_start)?;
