@@ -7,6 +7,7 @@
 use super::vocabulary::{Vocabulary, fold};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::OnceLock;
 
 /// What becomes of a pair of symbols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,10 @@ pub struct Bpe {
     byte_ids: [u32; 256],
     /// From a pair of tokens to its merge: open addressing, linear probing, at most three quarters full.
     slots: Vec<Slot>,
-    /// By id: whether merging the bytes of this token is known to end in it.
-    whole: Vec<bool>,
+    /// Left part, right part and result of each merge, by rank.
+    parts: Vec<(u32, u32, u32)>,
+    /// See [`whole`](Self::whole).
+    whole: OnceLock<Vec<bool>>,
 }
 
 /// Working memory, so that encoding a piece allocates nothing.
@@ -67,45 +70,22 @@ impl Bpe {
         }
         let slots = (merges.len() + merges.len() / 3 + 1).next_power_of_two();
         let slots = vec![Slot { pair: FREE, merge: NO_MERGE }; slots];
-        let mut bpe = Bpe { byte_ids, slots, whole: vec![false; vocabulary.len()] };
-        let mut origins = vec![Origin::default(); vocabulary.len()];
-        let mut made: Vec<u32> = Vec::with_capacity(merges.len());
-        let mut joined = Vec::new();
-        for (rank, (left, right)) in merges.enumerate() {
-            joined.clear();
-            joined.extend_from_slice(left);
-            joined.extend_from_slice(right);
-            let token = |bytes: &[u8], part: &str| {
-                let shown = || String::from_utf8_lossy(bytes);
-                vocabulary
-                    .get(bytes)
-                    .ok_or_else(|| format!("merge {rank}: {part} {:?} is not in the vocabulary", shown()))
-            };
-            let (left, right) = (token(left, "left part")?, token(right, "right part")?);
-            // Mostly each merge makes the token after the last one's: looking there first spares a search.
-            let likely = made.last().map_or(0, |last| last + 1);
-            let id = match vocabulary.bytes(likely) {
-                Some(bytes) if bytes == joined => likely,
-                _ => token(&joined, "result")?,
-            };
-            let merge = Merge { rank: rank as u32, id };
+        let mut bpe = Bpe { byte_ids, slots, parts: find_ids(vocabulary, merges)?, whole: OnceLock::new() };
+        for rank in 0..bpe.parts.len() {
+            let (left, right, id) = bpe.parts[rank];
             let at = bpe.slot(left, right);
             if bpe.slots[at].pair != FREE {
                 return Err(format!("merge {rank} repeats merge {}", bpe.slots[at].merge.rank));
             }
-            bpe.slots[at] = Slot { pair: pair(left, right), merge };
-            let origin = &mut origins[id as usize];
-            *origin = Origin { left, right, rank: merge.rank, ways: origin.ways.saturating_add(1) };
-            made.push(id);
+            bpe.slots[at] = Slot { pair: pair(left, right), merge: Merge { rank: rank as u32, id } };
         }
-        bpe.find_whole(&origins, &made);
         Ok(bpe)
     }
 
-    /// Whether merging the bytes of this token is known to end in it, so that the merging can be skipped.
-    #[inline(always)]
-    pub fn is_whole(&self, id: u32) -> bool {
-        self.whole[id as usize]
+    /// By id, whether merging the bytes of this token is known to end in it, so that the merging can be skipped; ids above
+    /// the table's end are not. Made on first use: that takes longer than encoding a short text without it.
+    pub fn whole(&self) -> &[bool] {
+        self.whole.get_or_init(|| self.find_whole())
     }
 
     /// The merge of two neighbours.
@@ -222,6 +202,38 @@ impl Bpe {
     }
 }
 
+/// The left part, right part and result of each merge as ids.
+///
+/// Nearly all the time goes into waiting for memory. This loop does nothing else, so that the processor waits for several
+/// look-ups at once; the merges are entered in a loop of their own for the same reason.
+fn find_ids<'a>(
+    vocabulary: &Vocabulary,
+    merges: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>,
+) -> Result<Vec<(u32, u32, u32)>, String> {
+    let mut found: Vec<(u32, u32, u32)> = Vec::with_capacity(merges.len());
+    let mut joined = Vec::new();
+    for (rank, (left, right)) in merges.enumerate() {
+        let token = |bytes: &[u8], part: &str| {
+            let shown = || String::from_utf8_lossy(bytes);
+            vocabulary.get(bytes).ok_or_else(|| format!("merge {rank}: {part} {:?} is not in the vocabulary", shown()))
+        };
+        // Mostly each merge makes the token after the last one's: looking there first spares a search.
+        let likely = found.last().map_or(0, |(.., last)| last + 1);
+        let id = match vocabulary.bytes(likely).and_then(|bytes| bytes.strip_prefix(left)) {
+            Some(rest) if rest == right => Some(likely),
+            _ => {
+                joined.clear();
+                joined.extend_from_slice(left);
+                joined.extend_from_slice(right);
+                vocabulary.get(&joined)
+            }
+        };
+        let (left, right) = (token(left, "left part")?, token(right, "right part")?);
+        found.push((left, right, id.map_or_else(|| token(&joined, "result"), Ok)?));
+    }
+    Ok(found)
+}
+
 /// How a token comes about.
 #[derive(Clone, Copy, Default)]
 struct Origin {
@@ -242,34 +254,43 @@ impl Bpe {
     /// nothing disturbs `left` and `right` on their way, and the token is whole.
     ///
     /// A token that two merges make, or whose parts are not known to be whole, is left out: its merges are simply run.
-    fn find_whole(&mut self, origins: &[Origin], made: &[u32]) {
+    fn find_whole(&self) -> Vec<bool> {
+        let ids = self.parts.iter().flat_map(|&(left, right, id)| [left, right, id]);
+        let ids = ids.chain(self.byte_ids).max().map_or(0, |last| last as usize + 1);
+        let (mut origins, mut whole) = (vec![Origin::default(); ids], vec![false; ids]);
+        for (rank, &(left, right, id)) in self.parts.iter().enumerate() {
+            let ways = origins[id as usize].ways.saturating_add(1);
+            origins[id as usize] = Origin { left, right, rank: rank as u32, ways };
+        }
         for id in self.byte_ids {
-            self.whole[id as usize] = true;
+            whole[id as usize] = true;
         }
         // In order of rank, so that the parts of a token are decided before it, or not whole.
-        for &id in made {
-            let Origin { left, right, rank, ways } = origins[id as usize];
-            let parts_whole = self.is_whole(left) && self.is_whole(right);
-            self.whole[id as usize] = ways == 1 && parts_whole && self.boundary_holds(origins, left, right, rank);
+        for &(.., id) in &self.parts {
+            let origin = origins[id as usize];
+            let parts_whole = whole[origin.left as usize] && whole[origin.right as usize];
+            whole[id as usize] = origin.ways == 1 && parts_whole && self.boundary_holds(&origins, origin);
         }
+        whole
     }
 
-    /// Whether nothing merges across the boundary of `left` and `right`, both whole, before `due`, their own merge's rank.
-    fn boundary_holds(&self, origins: &[Origin], mut left: u32, mut right: u32, mut due: u32) -> bool {
+    /// Whether nothing merges across the boundary of a token's two parts, both whole, before they themselves do.
+    fn boundary_holds(&self, origins: &[Origin], token: Origin) -> bool {
+        let Origin { mut left, mut right, .. } = token;
         loop {
-            if self.lookup(left, right).rank < due {
-                return false;
-            }
             let (l, r) = (origins[left as usize], origins[right as usize]);
-            if l.ways > 0 && (r.ways == 0 || l.rank > r.rank) {
-                due = l.rank;
+            let due = if l.ways > 0 && (r.ways == 0 || l.rank > r.rank) {
                 left = l.right;
+                l.rank
             } else if r.ways > 0 {
-                // Of two merges with one rank the left one goes first: a pair across the boundary would win a tie.
-                due = r.rank + 1;
                 right = r.left;
+                // Of two merges with one rank the left one goes first: a pair across the boundary would win a tie.
+                r.rank + 1
             } else {
                 return true;
+            };
+            if self.lookup(left, right).rank < due {
+                return false;
             }
         }
     }
@@ -313,6 +334,17 @@ mod tests {
         (vocabulary, bpe)
     }
 
+    /// A part that no merge makes, with the highest id of all: nothing can be said of the token made of it.
+    #[test]
+    fn a_part_that_nothing_makes_is_not_whole() {
+        let mut vocabulary = Vocabulary::with_room(258);
+        (0..=255).for_each(|byte| vocabulary.insert(byte.into(), &[byte]).unwrap());
+        vocabulary.insert(256, b"zza").unwrap();
+        vocabulary.insert(257, b"zz").unwrap();
+        let bpe = Bpe::new(&vocabulary, [(b"zz".as_slice(), b"a".as_slice())].into_iter()).unwrap();
+        assert_eq!(bpe.whole()[255..], [true, false, false]);
+    }
+
     proptest! {
         /// Both ways to merge give the same tokens, and a token that is called whole is what its bytes merge to.
         #[test]
@@ -329,7 +361,7 @@ mod tests {
             };
             prop_assert_eq!(run(text.as_bytes(), true), run(text.as_bytes(), false));
             for id in 0..vocabulary.len() as u32 {
-                if bpe.is_whole(id) {
+                if bpe.whole().get(id as usize) == Some(&true) {
                     prop_assert_eq!(run(vocabulary.bytes(id).unwrap(), false), [id]);
                 }
             }

@@ -8,7 +8,7 @@ use super::tokenizer_json::{AddedTokenJson, TokenizerJson, parse};
 use super::vocabulary::{SHORT, ShortKey, Vocabulary};
 use super::{TextError, byte_alphabet};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// A byte-level BPE tokenizer of the Qwen family, read from `tokenizer.json`.
@@ -41,6 +41,9 @@ struct Recent {
     slots: Vec<(ShortKey, Range<usize>)>,
 }
 
+/// From this many bytes on, a text is worth the table of tokens that need no merging. A prompt is answered sooner without.
+const LONG_TEXT: usize = 4096;
+
 impl Tokenizer {
     /// Reads `tokenizer.json`; `file` is the name used in errors.
     pub fn from_json(json: &[u8], file: &str) -> Result<Tokenizer, TextError> {
@@ -51,14 +54,20 @@ impl Tokenizer {
     fn build(file: TokenizerJson) -> Result<Tokenizer, String> {
         let (vocab, merges) = (&file.model.vocab.0, &file.model.merges);
         let mut vocabulary = Vocabulary::with_room(vocab.len() + file.added_tokens.len());
-        let added_contents: HashSet<&str> = file.added_tokens.iter().map(|token| token.content.as_str()).collect();
+        if let Some(token) = file.added_tokens.iter().find(|token| token.content.is_empty()) {
+            return Err(format!("token {} is empty", token.id));
+        }
+        let added = file.added_tokens.iter();
+        let added =
+            added.map(|token| AddedToken { id: token.id, content: token.content.clone(), special: token.special });
+        let added = AddedTokens::new(added.collect());
         // The added tokens that the vocabulary lists too, with the ids that it gives them.
         let mut listed = HashMap::new();
         let mut bytes = Vec::new();
         for (spelled, id) in vocab {
             bytes.clear();
             let outside = byte_alphabet::unspell(&spelled.0, &mut bytes);
-            if added_contents.contains(&*spelled.0) {
+            if added.get(&spelled.0).is_some() {
                 if listed.insert(&*spelled.0, *id).is_some() {
                     return Err(format!("the vocabulary lists {:?} twice", spelled.0));
                 }
@@ -72,18 +81,7 @@ impl Tokenizer {
             })?;
             vocabulary.insert(*id, &bytes)?;
         }
-        let mut parts = Vec::new();
-        let mut bounds = Vec::with_capacity(merges.len());
-        for (rank, merge) in merges.iter().enumerate() {
-            let start = parts.len();
-            let outside = |char| format!("merge {rank} holds {char:?}, which is not in the byte alphabet");
-            byte_alphabet::unspell(&merge.0.0, &mut parts).map_err(outside)?;
-            let middle = parts.len();
-            byte_alphabet::unspell(&merge.1.0, &mut parts).map_err(outside)?;
-            bounds.push((start, middle, parts.len()));
-        }
-        let merges = bounds.iter().map(|&(start, middle, end)| (&parts[start..middle], &parts[middle..end]));
-        let bpe = Bpe::new(&vocabulary, merges)?;
+        let bpe = Bpe::new(&vocabulary, merges.pairs()?)?;
 
         for AddedTokenJson { id, content, .. } in &file.added_tokens {
             match listed.get(content.as_str()) {
@@ -100,10 +98,7 @@ impl Tokenizer {
         }
         vocabulary.truncate(tokens);
 
-        let nfc = file.nfc();
-        let added = file.added_tokens.into_iter();
-        let added = added.map(|token| AddedToken { id: token.id, content: token.content, special: token.special });
-        Ok(Tokenizer { vocabulary, bpe, added: AddedTokens::new(added.collect()), nfc })
+        Ok(Tokenizer { vocabulary, bpe, added, nfc: file.nfc() })
     }
 
     /// Token ids of `text`. Added tokens (`<|im_start|>`, `<think>`, …) match whole.
@@ -112,29 +107,31 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(text.len() / 4 + 8);
         let mut recent = Recent::for_text(text);
         let mut scratch = Scratch::default();
+        let whole = if text.len() < LONG_TEXT { &[] } else { self.bpe.whole() };
         for part in self.added.split(text) {
             match part {
                 Part::Added(token) => ids.push(token.id),
-                Part::Text(text) => self.encode_part(&self.normalize(text), &mut recent, &mut scratch, &mut ids),
+                Part::Text(text) => self.encode_part(&self.normalize(text), whole, &mut recent, &mut scratch, &mut ids),
             }
         }
         ids
     }
 
-    /// Appends the ids of a normalized text without added tokens.
-    fn encode_part(&self, text: &str, recent: &mut Recent, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    /// Appends the ids of a normalized text without added tokens. A piece that is one of the `whole` tokens needs no merging.
+    fn encode_part(&self, text: &str, whole: &[bool], recent: &mut Recent, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let bytes = text.as_bytes();
+        let is_whole = |id: u32| whole.get(id as usize) == Some(&true);
         for piece in Pieces::new(text) {
             if piece.len() > SHORT {
                 match self.vocabulary.get_long(&bytes[piece.clone()]) {
-                    Some(id) if self.bpe.is_whole(id) => ids.push(id),
+                    Some(id) if is_whole(id) => ids.push(id),
                     _ => self.bpe.encode(&bytes[piece], scratch, ids),
                 }
                 continue;
             }
             let key = ShortKey::new(bytes, piece.clone());
             match self.vocabulary.get_short(key) {
-                Some(id) if self.bpe.is_whole(id) => ids.push(id),
+                Some(id) if is_whole(id) => ids.push(id),
                 _ => {
                     let slot = recent.slot(key);
                     if slot.0 == key {

@@ -3,8 +3,9 @@
 //! The format describes many kinds of tokenizer. `fs` implements one, byte-level BPE as the Qwen family uses it, and
 //! refuses everything else by name: a tokenizer that is nearly right gives a model text that it never saw in training.
 
+use super::byte_alphabet;
 use super::pre_tokenizer::QWEN_PATTERN;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +15,7 @@ use std::fmt;
 #[serde(deny_unknown_fields)]
 pub struct TokenizerJson<'a> {
     #[serde(default, rename = "version")]
-    _version: serde::de::IgnoredAny,
+    _version: IgnoredAny,
     #[serde(default)]
     truncation: Value,
     #[serde(default)]
@@ -73,15 +74,23 @@ pub struct ModelJson<'a> {
     ignore_merges: Value,
     #[serde(borrow)]
     pub vocab: VocabJson<'a>,
-    #[serde(borrow)]
-    pub merges: Vec<MergeJson<'a>>,
+    pub merges: MergesJson,
 }
 
 /// `{"Ġthe": 279, …}`: pairs rather than a map, so that a name given twice is noticed.
 pub struct VocabJson<'a>(pub Vec<(Spelled<'a>, u32)>);
 
-/// `["Ġ", "t"]`, or in older files `"Ġ t"`.
-pub struct MergeJson<'a>(pub Spelled<'a>, pub Spelled<'a>);
+/// `[["Ġ", "t"], …]`, or in older files `["Ġ t", …]`.
+#[derive(Default)]
+pub struct MergesJson {
+    /// The bytes that the parts of all merges stand for, one after the other.
+    bytes: Vec<u8>,
+    /// Start, middle and end of each merge in `bytes`.
+    bounds: Vec<(usize, usize, usize)>,
+    /// The first character outside the byte alphabet, and the rank of its merge. Not an error at once: a setting that is
+    /// not supported may be the reason, and then that is what to say.
+    outside: Option<(usize, char)>,
+}
 
 /// A string in the [byte alphabet](super::byte_alphabet), borrowed if it can be.
 #[derive(Clone)]
@@ -228,32 +237,95 @@ impl<'de: 'a, 'a> Deserialize<'de> for VocabJson<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for MergeJson<'a> {
+impl MergesJson {
+    /// The bytes of each merge's two parts, in order of rank.
+    pub fn pairs(&self) -> Result<impl ExactSizeIterator<Item = (&[u8], &[u8])>, String> {
+        match self.outside {
+            Some((rank, char)) => Err(format!("merge {rank} holds {char:?}, which is not in the byte alphabet")),
+            None => Ok(self.bounds.iter().map(|&(a, b, c)| (&self.bytes[a..b], &self.bytes[b..c]))),
+        }
+    }
+
+    fn push_part(&mut self, spelled: &str) {
+        if let Err(char) = byte_alphabet::unspell(spelled, &mut self.bytes) {
+            self.outside.get_or_insert((self.bounds.len(), char));
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MergesJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pair;
-        impl<'de> Visitor<'de> for Pair {
-            type Value = MergeJson<'de>;
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = MergesJson;
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("a merge, [\"a\", \"b\"] or \"a b\"")
+                formatter.write_str("a list of merges")
             }
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                let (left, right) = split_merge(text)?;
-                Ok(MergeJson(Spelled(Cow::Borrowed(left)), Spelled(Cow::Borrowed(right))))
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                let (left, right) = split_merge(text)?;
-                Ok(MergeJson(Spelled(Cow::Owned(left.to_string())), Spelled(Cow::Owned(right.to_string()))))
-            }
-            fn visit_seq<S: SeqAccess<'de>>(self, mut parts: S) -> Result<Self::Value, S::Error> {
-                let left = parts.next_element()?.ok_or_else(|| S::Error::invalid_length(0, &self))?;
-                let right = parts.next_element()?.ok_or_else(|| S::Error::invalid_length(1, &self))?;
-                match parts.next_element::<serde::de::IgnoredAny>()? {
-                    Some(_) => Err(S::Error::invalid_length(3, &self)),
-                    None => Ok(MergeJson(left, right)),
-                }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self::Value, S::Error> {
+                let mut merges = MergesJson::default();
+                while list.next_element_seed(MergeJson(&mut merges))?.is_some() {}
+                Ok(merges)
             }
         }
-        deserializer.deserialize_any(Pair)
+        deserializer.deserialize_seq(All)
+    }
+}
+
+/// Appends one merge.
+struct MergeJson<'m>(&'m mut MergesJson);
+
+impl<'de> DeserializeSeed<'de> for MergeJson<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MergeJson<'_> {
+    type Value = ();
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a merge, [\"a\", \"b\"] or \"a b\"")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        let (left, right) = split_merge(text)?;
+        let start = self.0.bytes.len();
+        self.0.push_part(left);
+        let middle = self.0.bytes.len();
+        self.0.push_part(right);
+        self.0.bounds.push((start, middle, self.0.bytes.len()));
+        Ok(())
+    }
+    fn visit_seq<S: SeqAccess<'de>>(self, mut parts: S) -> Result<(), S::Error> {
+        let start = self.0.bytes.len();
+        parts.next_element_seed(PartJson(self.0))?.ok_or_else(|| S::Error::invalid_length(0, &"two tokens"))?;
+        let middle = self.0.bytes.len();
+        parts.next_element_seed(PartJson(self.0))?.ok_or_else(|| S::Error::invalid_length(1, &"two tokens"))?;
+        if parts.next_element::<IgnoredAny>()?.is_some() {
+            return Err(S::Error::invalid_length(3, &"two tokens"));
+        }
+        self.0.bounds.push((start, middle, self.0.bytes.len()));
+        Ok(())
+    }
+}
+
+/// Appends one part of a merge.
+struct PartJson<'m>(&'m mut MergesJson);
+
+impl<'de> DeserializeSeed<'de> for PartJson<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for PartJson<'_> {
+    type Value = ();
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a string")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        self.0.push_part(text);
+        Ok(())
     }
 }
 

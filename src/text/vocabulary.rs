@@ -80,18 +80,21 @@ impl Vocabulary {
 
     /// Gives an id its bytes, which can then be found by [`get`](Self::get); says what is wrong if it can't be.
     pub fn insert(&mut self, id: u32, bytes: &[u8]) -> Result<(), String> {
-        if let Some(first) = self.get(bytes) {
-            return Err(format!("token {id} is spelled {}, as token {first} is", show(bytes)));
-        }
-        self.name(id, bytes)?;
+        let twice = |first| Err(format!("token {id} is spelled {}, as token {first} is", show(bytes)));
         if bytes.len() > SHORT {
+            if let Some(first) = self.long.get(bytes) {
+                return twice(first);
+            }
             self.long.insert(bytes.into(), id);
         } else {
             let key = ShortKey::new(bytes, 0..bytes.len());
             let at = self.slot(key);
+            if self.short[at].key == key && key != ShortKey::EMPTY {
+                return twice(&self.short[at].id);
+            }
             self.short[at] = Slot { key, id };
         }
-        Ok(())
+        self.name(id, bytes)
     }
 
     /// Gives an id its bytes without making them findable: for added tokens, which are not made by merging.
