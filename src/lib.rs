@@ -8,7 +8,7 @@
 //! 4. [`backend`]: what runs those operations: [`backend::reference`] (plain loops, the oracle) and [`backend::cpu`].
 //! 5. [`session`]: [`session::Engine`] (immutable) and [`session::Session`] (one growing timeline), sampling, stopping.
 //!
-//! The command line (`src/cli`) sees [`session::Engine`] and [`session::Session`] only, never a tensor.
+//! The command line (`src/cli`) sees [`session::Engine`] and [`session::Session`] only, and computes with no tensor.
 
 pub mod backend;
 pub mod model;

@@ -161,7 +161,14 @@ fn verify_runs_the_vectors_that_belong_to_a_model() {
     assert!(report.contains("block_1") && report.contains("greedy") && report.contains("agree"), "{report}");
     let value = json(&["verify", &model, "--golden", golden, "--backend", "reference", "--json"]);
     assert_eq!(value["ok"], true);
-    fails(&run(&["verify", &model]), 1, &["no recorded outputs belong to", "--golden", "--against reference"]);
+    let beside = stdout(&["verify", &model]);
+    assert!(beside.contains("tied-bf16") && beside.contains("agree"), "found beside the model: {beside}");
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(std::path::Path::new(&model).join(file), dir.path().join(file)).unwrap();
+    }
+    let alone = dir.path().display().to_string();
+    fails(&run(&["verify", &alone]), 1, &["no recorded outputs belong to", "--golden", "--against reference"]);
     let other = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/forward/published-yarn-f32");
     fails(&run(&["verify", &model, "--golden", other]), 1, &["another model"]);
     let embedded = stdout(&["verify"]);
@@ -235,6 +242,14 @@ fn a_conversation_can_be_saved_and_loaded() {
     assert_eq!(roles, ["system", "user", "assistant"]);
     let output = run_with_stdin(&["chat", "-n", "5", "--load", &file], b"/undo\n/save /dev/full/x\n");
     fails(&output, 1, &["cannot write /dev/full/x"]);
+    // The temporary name beside a saved file is nobody else's, and nothing of it stays.
+    let neighbour = dir.path().join("talk.partial");
+    std::fs::write(&neighbour, "keep").unwrap();
+    assert!(run_with_stdin(&["chat"], format!("/save {file}\n").as_bytes()).status.success());
+    assert_eq!(std::fs::read_to_string(&neighbour).unwrap(), "keep");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    std::fs::write(&file, r#"[{"role": "wizard", "content": "x"}]"#).unwrap();
+    fails(&run_with_stdin(&["chat", "--load", &file], b""), 1, &["talk.json", "wizard", "assistant"]);
     std::fs::write(&file, "not json").unwrap();
     fails(&run_with_stdin(&["chat", "--load", &file], b""), 1, &["talk.json", "not a saved conversation"]);
     fails(&run_with_stdin(&["chat"], b"/nonsense\n"), 1, &["/nonsense", "/help"]);
@@ -249,7 +264,11 @@ fn bad_input_is_an_error_that_says_what_to_do() {
     let long = "word ".repeat(1200);
     fails(&run_with_stdin(&["generate"], long.as_bytes()), 1, &["do not fit into a context of 1024"]);
     fails(&run(&["generate", "x", "--context", "100000"]), 1, &["100000", "1024"]);
-    fails(&run(&["generate", "x", "--temperature=-1"]), 1, &["temperature"]);
+    fails(&run(&["generate", "x", "--temperature", "-1"]), 2, &["--temperature", "0 or more"]);
+    fails(&run(&["generate", "x", "--top-p", "2"]), 2, &["--top-p", "from 0 to 1"]);
+    fails(&run(&["generate", "x", "--repetition-penalty", "0"]), 2, &["--repetition-penalty", "more than 0"]);
+    fails(&run(&["generate", "x", "--min-p", "nan"]), 2, &["--min-p"]);
+    fails(&run(&["verify", "--against", "reference", "--ids", &"1,".repeat(1025)]), 1, &["1025", "1024"]);
     fails(&run(&["generate", "x", "--logit-bias", "99999=1"]), 1, &["99999"]);
     fails(&run(&["generate", "x", "--threads", "0"]), 2, &["--threads"]);
     fails(&run(&["generate", "x", "--backend", "gpu"]), 2, &["cpu", "reference"]);
@@ -282,5 +301,43 @@ fn help_has_examples() {
     for command in ["generate", "chat", "tokenize", "detokenize", "inspect", "logits", "verify", "pull", "models"] {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains("Examples:") && help.contains(&format!("fs {command}")), "{command}: {help}");
+    }
+}
+
+#[test]
+fn a_model_without_a_tokenizer_answers_in_ids() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/forward/tied-bf16/model");
+    let args = ["generate", "--model", model, "--ids", "1,2", "-n", "5", "--temperature", "0"];
+    let ids: Vec<u64> = stdout(&args).split_whitespace().map(|id| id.parse().expect("an id")).collect();
+    assert_eq!(json(&[&args[..], &["--json"]].concat())["ids"], serde_json::json!(ids));
+    assert_eq!(ids.len(), 5);
+    fails(&run(&["generate", "--model", model, "text"]), 1, &["no tokenizer.json", "token ids"]);
+}
+
+#[test]
+fn timings_count_passes_over_the_weights() {
+    let timings = json(&[GREEDY, &["--json"]].concat())["timings"].clone();
+    assert_eq!(timings["decoded_tokens"], 11, "the first of 12 tokens comes from the prompt's logits");
+    let rate = 11.0 / timings["decode_seconds"].as_f64().unwrap();
+    assert!((timings["decode_tokens_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 1e-6);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_story_ends_cleanly_and_whole() {
+    use std::io::Read;
+    let args = ["generate", "Once", "--ignore-eos", "--backend", "reference", "--logprobs", "--json"];
+    let mut child = fs(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("fs runs");
+    // The line about the model comes before the first token, and the handler is set before that line.
+    let mut line = [0; 1];
+    child.stderr.as_mut().expect("a pipe").read_exact(&mut line).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    if !output.stdout.is_empty() {
+        let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(value["stop_reason"], "interrupted");
+        assert_eq!(value["ids"].as_array().map(Vec::len), value["logprobs"].as_array().map(Vec::len));
     }
 }

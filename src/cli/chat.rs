@@ -2,7 +2,7 @@
 
 use super::common::{self, CacheArgs, INTERRUPTED, ModelArgs, SamplingArgs};
 use anyhow::{Context, bail};
-use failed_star::session::{Event, GenerateOptions, Session, SessionError, StopReason};
+use failed_star::session::{Event, GenerateOptions, Session, SessionError, StopReason, Timings};
 use failed_star::text::{ChatTemplate, Message, RenderOptions};
 use rustyline::error::ReadlineError;
 use std::io::{BufRead, IsTerminal, Write};
@@ -26,7 +26,7 @@ pub struct Args {
     #[command(flatten)]
     cache: CacheArgs,
     /// What the model is told before the conversation
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "load")]
     system: Option<String>,
     /// Let the model think before it answers (where it can)
     #[arg(long, overrides_with = "no_think")]
@@ -58,6 +58,9 @@ const COMMANDS: [(&str, &str, &str); 10] = [
     ("/quit", "", "end (so does Ctrl-D)"),
 ];
 
+/// Who can say something.
+const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+
 /// Runs `fs chat`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     common::catch_interrupts()?;
@@ -87,7 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             None
         },
         quiet: args.model.device.quiet,
-        last_speed: None,
+        last_timings: None,
         answers: 0,
         colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
@@ -185,7 +188,7 @@ struct Chat<'a> {
     messages: Vec<Message>,
     enable_thinking: Option<bool>,
     quiet: bool,
-    last_speed: Option<String>,
+    last_timings: Option<Timings>,
     /// Answers so far: each draws from a seed of its own, so that asking again after /undo gives another answer.
     answers: u64,
     colours: bool,
@@ -248,7 +251,7 @@ impl Chat<'_> {
             }
             _ => {}
         }
-        self.last_speed = Some(common::speed_line(&self.session, &completion.timings));
+        self.last_timings = Some(completion.timings);
         Ok(without_thoughts(&completion.text).to_owned())
     }
 
@@ -289,22 +292,28 @@ impl Chat<'_> {
 
     fn save(&self, file: &Path) -> anyhow::Result<()> {
         let json = serde_json::to_vec_pretty(&self.messages)?;
-        // Written beside and renamed, so that a full disk leaves an earlier save as it was.
-        let partial = file.with_extension("partial");
-        std::fs::write(&partial, json)
-            .and_then(|()| std::fs::rename(&partial, file))
-            .inspect_err(|_| {
-                let _ = std::fs::remove_file(&partial);
-            })
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        // Written beside under a name that nobody has, then renamed: a full disk leaves an earlier save as it was.
+        let mut beside = file.as_os_str().to_owned();
+        beside.push(format!(".{}.partial", std::process::id()));
+        let beside = PathBuf::from(beside);
+        let failed = || format!("cannot write {}", file.display());
+        let mut partial = std::fs::File::create_new(&beside).with_context(failed)?;
+        let written = partial.write_all(&json).and_then(|()| partial.sync_all());
+        written.and_then(|()| std::fs::rename(&beside, file)).with_context(failed).inspect_err(|_| {
+            let _ = std::fs::remove_file(&beside);
+        })?;
         eprintln!("{} messages written to {}", self.messages.len(), file.display());
         Ok(())
     }
 
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
         let json = std::fs::read(file).with_context(|| file.display().to_string())?;
-        self.messages =
+        let messages: Vec<Message> =
             serde_json::from_slice(&json).with_context(|| format!("{}: not a saved conversation", file.display()))?;
+        if let Some(wrong) = messages.iter().find(|m| !ROLES.contains(&m.role.as_str())) {
+            bail!("{}: role {:?}, expected one of {}", file.display(), wrong.role, ROLES.join(", "));
+        }
+        self.messages = messages;
         eprintln!("{} messages read from {}", self.messages.len(), file.display());
         Ok(())
     }
@@ -313,8 +322,8 @@ impl Chat<'_> {
         let used = self.session.tokens().len();
         let cache = used * self.session.kv_bytes_per_token();
         eprintln!("context: {used} of {} tokens, {:.1} MB of KV cache", self.session.context(), cache as f64 / 1e6);
-        match &self.last_speed {
-            Some(speed) => eprintln!("last answer: {speed}"),
+        match &self.last_timings {
+            Some(timings) => eprintln!("last answer: {}", common::speed_line(&self.session, timings)),
             None => eprintln!("no answer yet"),
         }
         eprintln!("seed {}", self.options.sampling.seed);
@@ -337,9 +346,14 @@ fn file_argument<'a>(command: &str, argument: &'a str) -> anyhow::Result<&'a Pat
     Ok(Path::new(argument))
 }
 
-/// The answer without the thoughts before it: templates do not want to see them again.
+/// The answer without the thoughts before it: templates do not want to see them again. Thoughts that were broken off
+/// are no answer.
 fn without_thoughts(answer: &str) -> &str {
-    answer.rsplit_once("</think>").map_or(answer, |(_, answer)| answer).trim()
+    let answer = answer.trim();
+    match answer.strip_prefix("<think>") {
+        Some(thoughts) => thoughts.split_once("</think>").map_or("", |(_, answer)| answer.trim()),
+        None => answer,
+    }
 }
 
 /// Streams an answer to stdout, thoughts dimmed where there are colours.
@@ -370,5 +384,17 @@ impl Screen {
         out.write_all(if self.dimmed { b"\x1b[0m\n" } else { b"\n" })?;
         out.flush()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_thoughts;
+
+    #[test]
+    fn thoughts_are_left_out_and_nothing_else() {
+        assert_eq!(without_thoughts("<think>\nhm\n</think>\n\nYes."), "Yes.");
+        assert_eq!(without_thoughts("<think>\nbroken off"), "");
+        assert_eq!(without_thoughts("The tag </think> ends a thought."), "The tag </think> ends a thought.");
     }
 }

@@ -89,19 +89,19 @@ impl CacheArgs {
 #[command(next_help_heading = "Sampling (default: what the model recommends)")]
 pub struct SamplingArgs {
     /// Divides the logits: 0 always takes the most likely token, 1 samples as the model says
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = parse_at_least_zero)]
     temperature: Option<f32>,
     /// Keeps the K most likely tokens; 0 keeps all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Keeps the most likely tokens that together have probability P; 1 keeps all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = parse_share)]
     top_p: Option<f32>,
     /// Keeps tokens at least P times as likely as the most likely one; 0 keeps all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = parse_share)]
     min_p: Option<f32>,
     /// Makes tokens already seen less likely; 1 does nothing
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = parse_positive)]
     repetition_penalty: Option<f32>,
     /// Subtracted from the logits of tokens already generated
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
@@ -115,6 +115,23 @@ pub struct SamplingArgs {
     /// The same seed gives the same text [default: another one each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+}
+
+fn parse_number(text: &str, expected: &str, allowed: impl Fn(f32) -> bool) -> Result<f32, String> {
+    let number = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if allowed(number) { Ok(number) } else { Err(format!("it must be {expected}")) }
+}
+
+fn parse_at_least_zero(text: &str) -> Result<f32, String> {
+    parse_number(text, "0 or more", |number| number >= 0.0 && number.is_finite())
+}
+
+fn parse_positive(text: &str) -> Result<f32, String> {
+    parse_number(text, "more than 0", |number| number > 0.0 && number.is_finite())
+}
+
+fn parse_share(text: &str) -> Result<f32, String> {
+    parse_number(text, "from 0 to 1", |number| (0.0..=1.0).contains(&number))
 }
 
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
@@ -192,7 +209,7 @@ pub fn read_text(path: &Path) -> anyhow::Result<String> {
 /// All of stdin as text.
 pub fn read_stdin() -> anyhow::Result<String> {
     if std::io::stdin().is_terminal() {
-        eprintln!("reading the text from the terminal; end it with Ctrl-D");
+        eprintln!("reading from the terminal; end it with Ctrl-D");
     }
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).context("stdin")?;
@@ -263,7 +280,7 @@ impl PromptBar {
 pub fn speed_line(session: &Session, timings: &Timings) -> String {
     let engine = session.engine();
     let mut line = format!(
-        "prompt {} tokens{} at {:.0} tok/s · generated {} at {:.1} tok/s",
+        "prompt {} tokens{} at {:.0} tok/s · decoded {} at {:.1} tok/s",
         timings.prompt_tokens,
         if timings.cached_tokens > 0 { format!(" ({} cached)", timings.cached_tokens) } else { String::new() },
         timings.prefill_rate(),
@@ -279,10 +296,9 @@ pub fn speed_line(session: &Session, timings: &Timings) -> String {
     line
 }
 
-/// Bytes of weights and KV cache that decoding read a second. The first token after the prompt costs no pass over the
-/// weights; the cache is read up to each token's own position.
+/// Bytes of weights and KV cache that decoding read a second; the cache is read up to each token's own position.
 pub fn decode_bytes_per_second(session: &Session, timings: &Timings) -> Option<f64> {
-    let passes = timings.decoded_tokens.checked_sub(1).filter(|&n| n > 0)?;
+    let passes = Some(timings.decoded_tokens).filter(|&passes| passes > 0)?;
     let mean_context = timings.prompt_tokens as f64 + passes as f64 / 2.0;
     let bytes = session.engine().weight_bytes_per_token() as f64 + mean_context * session.kv_bytes_per_token() as f64;
     Some(bytes * passes as f64 / timings.decode.as_secs_f64())

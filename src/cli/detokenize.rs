@@ -1,7 +1,6 @@
 //! `fs detokenize`.
 
-use super::common::print;
-use super::tokenize::read_stdin;
+use super::common::{print, read_stdin};
 use anyhow::{Context, bail};
 use failed_star::weights::ModelSource;
 
@@ -17,15 +16,14 @@ pub struct Args {
     /// `fs tokenize --json` prints
     ids: Vec<String>,
     /// A model's name, directory or file
-    #[arg(long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL")]
     model: Option<String>,
 }
 
 /// Runs `fs detokenize`: writes the exact bytes, without a newline.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let ids = if args.ids.is_empty() {
-        let input = String::from_utf8(read_stdin()?).context("stdin: token ids expected")?;
-        parse_input(&input).context("stdin")?
+        parse_input(&read_stdin()?).context("stdin")?
     } else {
         parse_ids(&args.ids.join(" "))?
     };

@@ -71,9 +71,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bar = common::PromptBar::new(args.model.device.quiet);
     let mut echo = !args.no_echo && !args.json && args.logprobs.is_none();
     let completion = session.generate(&prompt, &options, &mut |event| {
-        if INTERRUPTED.load(Ordering::Relaxed) {
-            return ControlFlow::Break(());
-        }
         match event {
             Event::Prefill { done, total } => bar.update(done, total),
             Event::Token(token) => {
@@ -95,7 +92,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
         }
-        if output.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        // The event at hand is printed first: its token is in the sequence, so it belongs to the text.
+        if output.is_err() || INTERRUPTED.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     });
     output?;
     let completion = match completion {
@@ -104,6 +105,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     if args.json {
         common::print_json(&to_json(&session, &prompt, &options, &completion, args.logprobs.map(|_| tokens)))?;
+    } else if engine.tokenizer().is_err() {
+        let ids: Vec<String> = completion.ids.iter().map(u32::to_string).collect();
+        print(format!("{}\n", ids.join(" ")))?;
     } else if args.logprobs.is_none() {
         print("\n")?;
     }

@@ -1,12 +1,10 @@
 //! `fs tokenize`.
 
-use super::common::print;
-use anyhow::{Context, bail};
+use super::common::{print, read_stdin, read_text};
 use failed_star::text::Encoding;
 use failed_star::weights::ModelSource;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `fs tokenize`.
 #[derive(clap::Args)]
@@ -19,10 +17,10 @@ pub struct Args {
     /// The text; read from stdin if neither this nor --file is given
     text: Option<String>,
     /// Read the text from this file
-    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
     file: Option<PathBuf>,
     /// A model's name, directory or file
-    #[arg(long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL")]
     model: Option<String>,
     /// Print one JSON object: ids, pieces, spans, normalized (with --trace: every step)
     #[arg(long)]
@@ -39,13 +37,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let text = match (args.text, &args.file) {
         (Some(text), _) => text,
-        (None, Some(file)) => utf8(std::fs::read(file).with_context(|| file.display().to_string())?, file)?,
-        (None, None) => {
-            if io::stdin().is_terminal() {
-                eprintln!("reading the text from the terminal; end it with Ctrl-D");
-            }
-            utf8(read_stdin()?, Path::new("stdin"))?
-        }
+        (None, Some(file)) => read_text(file)?,
+        (None, None) => read_stdin()?,
     };
     let tokenizer = ModelSource::resolve(args.model.as_deref())?.tokenizer()?;
     let output = if args.trace {
@@ -84,22 +77,4 @@ fn table(
         writeln!(table, "{id:>7}  {:<12}  {piece:?}", format!("{}..{}", span.start, span.end))?;
     }
     Ok(table)
-}
-
-/// Bytes that have to be text; the error says where they stop being.
-fn utf8(bytes: Vec<u8>, file: &Path) -> anyhow::Result<String> {
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text),
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            bail!("{}: not valid UTF-8 at byte {at} (0x{:02X})", file.display(), error.as_bytes()[at])
-        }
-    }
-}
-
-/// All of stdin.
-pub(super) fn read_stdin() -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).context("stdin")?;
-    Ok(bytes)
 }

@@ -15,12 +15,12 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --against, runs the recorded outputs of the official implementation (transformers) that belong to the model:
-those of qwen3-0.6b and of the story model are inside this program, others are named with --golden.
+those of qwen3-0.6b and of the story model are inside this program, others lie beside the model or are named with --golden.
 
 Examples:
   fs verify
   fs verify qwen3-0.6b
-  fs verify tests/golden/forward/tied-bf16/model --golden tests/golden/forward/tied-bf16 --backend reference
+  fs verify tests/golden/forward/tied-bf16/model --backend reference
   fs verify --against reference --prompt \"Once upon a time\"")]
 pub struct Args {
     /// A model's name, its directory, or its weights file [default: as for `fs generate`]
@@ -75,13 +75,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn find_fixture(source: &ModelSource) -> anyhow::Result<Fixture> {
     let weights = source.weights_sha256()?;
-    Fixture::embedded(&weights)?.with_context(|| {
-        let hashes: Vec<String> = weights.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
+    if let Some(fixture) = Fixture::embedded(&weights)? {
+        return Ok(fixture);
+    }
+    let directory = source.path().map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
+    let beside = directory.as_deref().map(|path| Fixture::beside(path, &weights)).transpose()?.flatten();
+    beside.with_context(|| {
+        let name = directory.map_or(source.name().to_owned(), |path| path.display().to_string());
+        let hashes: String = weights.iter().map(|(file, hash)| format!("\n  {hash}  {file}")).collect();
         format!(
-            "no recorded outputs belong to {} (sha256: {}); name some with --golden DIR, or compare backends with \
-             --against reference",
-            source.name(),
-            hashes.join(", ")
+            "no recorded outputs belong to {name}; name some with --golden DIR, or compare backends with --against \
+             reference\nsha256 of its weights:{hashes}"
         )
     })
 }

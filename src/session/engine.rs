@@ -42,7 +42,7 @@ pub enum SessionError {
     #[error("the prompt is empty: it must hold at least one token")]
     EmptyPrompt,
     /// A token id that the model has no embedding for.
-    #[error("token id {id} (number {index} of the prompt) is outside the model's vocabulary of {vocab_size}")]
+    #[error("token id {id} (at index {index} of the prompt) is outside the model's vocabulary of {vocab_size}")]
     TokenOutOfRange {
         /// The id.
         id: u32,
@@ -238,9 +238,25 @@ impl Engine {
         })
     }
 
+    /// Checks tokens from outside: there are some, the model knows them, and they fit into `context`.
+    fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
+        if ids.is_empty() {
+            return Err(SessionError::EmptyPrompt);
+        }
+        if ids.len() > context {
+            let (needed, model_context) = (ids.len(), self.config().max_context());
+            return Err(SessionError::ContextTooLong { needed, context, model_context });
+        }
+        let vocab_size = self.config().vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocab_size) {
+            Some(index) => Err(SessionError::TokenOutOfRange { id: ids[index], index, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
     /// Runs `ids` from the start with an f32 cache and shows `probe` every stage; see [`super::verify`].
     pub fn probe(&self, ids: &[u32], rows: LogitsFor, probe: Probe<'_>) -> Result<(), SessionError> {
-        check_tokens(ids, self.config().vocab_size)?;
+        self.check(ids, self.config().max_context())?;
         let mut timeline = self.inner.model.clone().timeline(KvDType::F32);
         timeline.append(ids, rows, Some(probe))?;
         Ok(())
@@ -254,29 +270,17 @@ impl Engine {
             let model = Qwen3::load(backend, engine.config().clone(), &engine.inner.checkpoint)?;
             let mut state = model.state(KvDType::F32);
             // The prompt but for its last token, and then that one alone: prefill and decode take different paths.
-            if let (last, prompt @ [_, ..]) = (ids[ids.len() - 1], &ids[..ids.len() - 1]) {
-                model.append(&mut state, prompt, LogitsFor::All, None)?;
-                model.append(&mut state, &[last], LogitsFor::Last, None)?;
-            } else {
-                model.append(&mut state, ids, LogitsFor::All, None)?;
+            let (prompt, last) = ids.split_at(ids.len() - 1);
+            for part in [prompt, last].into_iter().filter(|part| !part.is_empty()) {
+                model.append(&mut state, part, LogitsFor::Last, None)?;
             }
             Ok(model.backend().take_records())
         }
-        check_tokens(ids, self.config().vocab_size)?;
+        self.check(ids, self.config().max_context())?;
         match kind.backend {
             BackendKind::Cpu => records(self, Cpu::new(kind.threads), ids),
             BackendKind::Reference => records(self, Reference, ids),
         }
-    }
-}
-
-fn check_tokens(ids: &[u32], vocab_size: usize) -> Result<(), SessionError> {
-    if ids.is_empty() {
-        return Err(SessionError::EmptyPrompt);
-    }
-    match ids.iter().position(|&id| id as usize >= vocab_size) {
-        Some(index) => Err(SessionError::TokenOutOfRange { id: ids[index], index, vocab_size }),
-        None => Ok(()),
     }
 }
 
@@ -339,14 +343,7 @@ impl Session {
         tokens: &[u32],
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<&[f32], SessionError> {
-        check_tokens(tokens, self.engine.config().vocab_size)?;
-        if tokens.len() > self.context() {
-            return Err(SessionError::ContextTooLong {
-                needed: tokens.len(),
-                context: self.context(),
-                model_context: self.engine.config().max_context(),
-            });
-        }
+        self.engine.check(tokens, self.context())?;
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         if common == tokens.len() && common == self.tokens.len() && !self.logits.is_empty() {
             return Ok(&self.logits);

@@ -70,11 +70,11 @@ pub struct Timings {
     pub prompt_tokens: usize,
     /// Those of them that the cache held already.
     pub cached_tokens: usize,
-    /// Computing the others.
+    /// Computing the others, and sampling the first token from their logits.
     pub prefill: Duration,
-    /// Tokens that were evaluated one by one after the prompt.
+    /// Tokens that took a pass over the weights of their own: all that were sampled but the first.
     pub decoded_tokens: usize,
-    /// Sampling and computing those.
+    /// Computing and sampling those; what the caller does with them is not counted.
     pub decode: Duration,
 }
 
@@ -130,19 +130,18 @@ impl Session {
             });
         }
         let mut timings = Timings { prompt_tokens: prompt.len(), ..Timings::default() };
-        let common = self.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        timings.cached_tokens = if common == prompt.len() { common - common.min(1) } else { common };
-
+        let before = self.token_layers();
         let started = Instant::now();
         self.evaluate_with_progress(prompt, &mut |done, total| on_event(Event::Prefill { done, total }))?;
         timings.prefill = started.elapsed();
+        let computed = (self.token_layers() - before) / engine.config().num_hidden_layers as u64;
+        timings.cached_tokens = prompt.len() - computed as usize;
 
-        let started = Instant::now();
         let mut tokens = prompt.to_vec();
         let mut text = String::new();
         let mut decoder = StreamDecoder::default();
         let mut stops = StopMatcher::new(options.stop_strings.clone());
-        let stop_reason = loop {
+        let mut stop_reason = loop {
             if options.max_tokens.is_some_and(|max| tokens.len() - prompt.len() >= max) {
                 break StopReason::MaxTokens;
             }
@@ -150,9 +149,15 @@ impl Session {
                 break StopReason::ContextFull;
             }
             // Evaluating what was appended last; nothing is left to do for the first token after the prompt.
+            let started = Instant::now();
             let logits = self.evaluate(&tokens)?;
             let choice = sampler.sample(logits, &tokens, prompt.len())?;
-            timings.decoded_tokens += 1;
+            if tokens.len() == prompt.len() {
+                timings.prefill += started.elapsed();
+            } else {
+                timings.decode += started.elapsed();
+                timings.decoded_tokens += 1;
+            }
             if options.stop_tokens.contains(&choice.id) {
                 break StopReason::StopToken;
             }
@@ -172,14 +177,14 @@ impl Session {
         };
         if stop_reason != StopReason::StopString {
             let (mut rest, stopped) = stops.push(&decoder.finish());
-            if stopped.is_none() {
-                rest.push_str(&stops.finish());
+            match stopped {
+                Some(_) => stop_reason = StopReason::StopString,
+                None => rest.push_str(&stops.finish()),
             }
             text.push_str(&rest);
             // The text is complete either way; there is nothing left to break off.
             let _ = on_event(Event::Rest(&rest));
         }
-        timings.decode = started.elapsed();
         Ok(Completion { ids: tokens.split_off(prompt.len()), text, stop_reason, timings })
     }
 }

@@ -142,6 +142,19 @@ impl Fixture {
         Ok(None)
     }
 
+    /// The fixture beside a model, in its directory or the one above, if there is one and it belongs to the model.
+    pub fn beside(model: &Path, weights_sha256: &BTreeMap<String, String>) -> Result<Option<Fixture>, WeightsError> {
+        for directory in [Some(model), model.parent()].into_iter().flatten() {
+            if directory.join("manifest.json").is_file() {
+                let fixture = Self::open(directory)?;
+                if fixture.manifest.model.weights_sha256 == *weights_sha256 {
+                    return Ok(Some(fixture));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn from_files(
         name: &str,
         manifest: &[u8],

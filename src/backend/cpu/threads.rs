@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Spins before a worker parks: about 50 microseconds, longer than the pauses between operations of one token.
+/// Spins before a worker parks: about 50 microseconds, longer than the pauses between operations of one token. With more
+/// threads than cores a spinning worker would hold up one that has work, so there they park at once.
 const SPINS_BEFORE_PARKING: usize = 2_000;
 
 /// A fixed set of worker threads that run one job at a time.
@@ -39,6 +40,7 @@ struct Shared {
     /// Workers that have not finished the current job.
     busy: AtomicUsize,
     panicked: AtomicBool,
+    spins_before_parking: usize,
     parked: Mutex<usize>,
     wake: Condvar,
 }
@@ -60,7 +62,9 @@ const END: usize = usize::MAX;
 impl ThreadPool {
     /// A pool in which `threads` threads compute: the caller's and `threads - 1` workers.
     pub fn new(threads: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let shared = Arc::new(Shared {
+            spins_before_parking: if threads > cores { 0 } else { SPINS_BEFORE_PARKING },
             epoch: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             next: AtomicUsize::new(0),
@@ -192,7 +196,7 @@ impl Shared {
     }
 
     fn wait_for_epoch_after(&self, seen: usize) -> usize {
-        for _ in 0..SPINS_BEFORE_PARKING {
+        for _ in 0..self.spins_before_parking {
             let epoch = self.epoch.load(Ordering::Acquire);
             if epoch != seen {
                 return epoch;

@@ -17,7 +17,7 @@ mod kernels;
 mod neon;
 mod scalar;
 
-pub use kernels::{Attention, Linear, RmsNorm, Sum, SwiGlu};
+pub(crate) use kernels::{Attention, Linear, RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
 
@@ -75,12 +75,12 @@ impl Level {
     }
 
     /// Runs `kernel` compiled for this level.
-    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             // SAFETY: scalar vectors need no instructions beyond the baseline.
             Level::Scalar => unsafe { kernel.run::<scalar::F32x4>() },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a value of this level only comes from `available`, which has seen the features.
+            // SAFETY: `Cpu::with_level`, whose level this is, has seen it among `available`, and so the features.
             Level::Avx2 => unsafe { avx2::run(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
