@@ -1,6 +1,6 @@
 //! SIMD, chosen at run time.
 //!
-//! A [`Kernel`] is written once over [`Vector`], an f32 vector of the machine's width. [`Level::run`] compiles it for
+//! A [`Kernel`] is written once over [`Vector`], an f32 vector of the machine's width. `Level::run` compiles it for
 //! each instruction set and calls the version that this machine has, so one binary serves every x86-64 and aarch64
 //! machine at its own speed.
 //!
