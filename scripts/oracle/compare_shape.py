@@ -2,6 +2,7 @@
 
     cargo build --release
     python scripts/oracle/compare_shape.py models/qwen3-0.6b/config.json
+    python scripts/oracle/compare_shape.py models/qwen3-0.6b/config.json --keep build/shape   # to time fs on it
 
 The fixtures are small models. This is the check of a real shape (Qwen3-0.6B: 28 layers, 151,936 tokens), where the weights
 themselves cannot be had. Needs disk for the weights (1.2 GB) and memory for them in f32.
@@ -22,12 +23,14 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("config", type=Path)
 parser.add_argument("--ids", default="785,6722,315,9625,374")
 parser.add_argument("--fs", type=Path, default=ROOT / "target/release/fs")
+parser.add_argument("--keep", type=Path, help="leave the model in this directory")
 args = parser.parse_args()
 
 torch.manual_seed(1)
 config = AutoConfig.from_pretrained(args.config)
 model = Qwen3ForCausalLM._from_config(config, dtype=torch.bfloat16, attn_implementation="eager").eval()
-with tempfile.TemporaryDirectory() as directory:
+with tempfile.TemporaryDirectory() as temporary:
+    directory = args.keep or temporary
     model.save_pretrained(directory)
     ids = [int(i) for i in args.ids.split(",")]
     with torch.inference_mode():

@@ -230,11 +230,11 @@ impl Chat<'_> {
                 Event::Prefill { done, total } => bar.update(done, total),
                 Event::Token(token) => {
                     bar.clear();
-                    output = screen.print(&token.text);
+                    output = screen.print(&token.text, &mut std::io::stdout().lock());
                 }
                 Event::Rest(text) => {
                     bar.clear();
-                    output = screen.print(text);
+                    output = screen.print(text, &mut std::io::stdout().lock());
                 }
             }
             if output.is_err() || INTERRUPTED.load(Ordering::Relaxed) {
@@ -243,7 +243,7 @@ impl Chat<'_> {
             ControlFlow::Continue(())
         })?;
         output?;
-        screen.end()?;
+        screen.end(&mut std::io::stdout().lock())?;
         match completion.stop_reason {
             StopReason::Interrupted => eprintln!("(stopped)"),
             StopReason::ContextFull => {
@@ -363,8 +363,7 @@ struct Screen {
 }
 
 impl Screen {
-    fn print(&mut self, text: &str) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
+    fn print(&mut self, text: &str, out: &mut impl Write) -> anyhow::Result<()> {
         // `<think>` and `</think>` are single tokens, so they never come in parts.
         if self.colours && text.contains("<think>") {
             out.write_all(b"\x1b[2m")?;
@@ -372,24 +371,44 @@ impl Screen {
         }
         out.write_all(text.as_bytes())?;
         if self.dimmed && text.contains("</think>") {
-            out.write_all(b"\x1b[0m")?;
-            self.dimmed = false;
+            self.brighten(out)?;
         }
         out.flush()?;
         Ok(())
     }
 
-    fn end(&mut self) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(if self.dimmed { b"\x1b[0m\n" } else { b"\n" })?;
+    fn end(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
+        self.brighten(out)?;
+        out.write_all(b"\n")?;
         out.flush()?;
         Ok(())
+    }
+
+    fn brighten(&mut self, out: &mut impl Write) -> std::io::Result<()> {
+        if std::mem::take(&mut self.dimmed) { out.write_all(b"\x1b[0m") } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_thoughts;
+    use super::{Screen, without_thoughts};
+
+    fn shown(colours: bool, tokens: &[&str]) -> String {
+        let (mut screen, mut out) = (Screen { colours, dimmed: false }, Vec::new());
+        for token in tokens {
+            screen.print(token, &mut out).unwrap();
+        }
+        screen.end(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn thoughts_are_dimmed_on_a_terminal_only_and_never_past_their_end() {
+        let answer = ["<think>", "hm", "</think>", "Yes."];
+        assert_eq!(shown(true, &answer), "\x1b[2m<think>hm</think>\x1b[0mYes.\n");
+        assert_eq!(shown(false, &answer), "<think>hm</think>Yes.\n");
+        assert_eq!(shown(true, &answer[..2]), "\x1b[2m<think>hm\x1b[0m\n", "an answer that was broken off");
+    }
 
     #[test]
     fn thoughts_are_left_out_and_nothing_else() {

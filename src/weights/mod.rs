@@ -26,3 +26,4 @@ pub use generation_config::GenerationConfig;
 pub use json::printable;
 pub use model_directory::model_directory;
 pub use source::ModelSource;
+pub(crate) use source::hex;

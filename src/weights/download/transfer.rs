@@ -3,6 +3,7 @@
 use super::error::{At, DownloadError};
 use super::hub::{Answer, Hub, Method};
 use super::{Checksum, Event, Events, RemoteFile};
+use crate::weights::hex;
 use sha2::Digest;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -37,7 +38,6 @@ impl Hasher {
     }
 
     fn finish(self) -> Checksum {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         match self {
             Hasher::Sha256(hasher) => Checksum::Sha256(hex(&hasher.finalize())),
             Hasher::GitBlob(hasher) => Checksum::GitBlob(hex(&hasher.finalize())),
