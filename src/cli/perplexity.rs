@@ -85,6 +85,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         kv_dtype: args.kv,
     };
 
+    if (2..options.context).contains(&ids.len()) && !args.model.device.quiet {
+        eprintln!("the text is shorter than one window of {} tokens: all but its first are scored", options.context);
+    }
     let bar = Bar::new(args.model.device.quiet);
     let started = Instant::now();
     let mut passed = 0;
@@ -147,12 +150,16 @@ fn table(
     reference: Option<&str>,
 ) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
-    let (windows, context) = (scores.windows.len(), options.context);
+    let context = options.context;
+    let windows = match scores.windows.len() {
+        1 => "1 window".into(),
+        n => format!("{n} windows"),
+    };
     let cut = match options.stride {
         _ if ids.len() < context => format!("shorter than one window of {context}: all but the first scored"),
-        None => format!("{windows} windows of {context}, the second half of each scored"),
+        None => format!("{windows} of {context}, the second half of each scored"),
         Some(stride) => {
-            format!("{windows} windows of {context}, each {stride} further, all but the first token scored")
+            format!("{windows} of {context}, each {stride} further, all but the first token scored")
         }
     };
     writeln!(out, "text              {} tokens; {cut}", ids.len())?;

@@ -239,7 +239,7 @@ impl Engine {
     }
 
     /// Checks tokens from outside: there are some, the model knows them, and they fit into `context`.
-    fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
+    pub(super) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
         if ids.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }

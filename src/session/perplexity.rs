@@ -246,6 +246,7 @@ pub fn score(
     let mut session = candidate.session(session_options)?;
     let mut beside = reference.map(|engine| engine.session(session_options)).transpose()?;
     let windows = windows(ids.len(), options.context, options.stride)?;
+    candidate.check(ids, usize::MAX)?;
     // The last token of a window predicts nothing that is scored, so it does not go through the model.
     let total = windows.iter().map(|window| window.tokens.len() - 1).sum();
     let rows_at_a_time = (LOGITS_BYTES / (4 * candidate.config().vocab_size)).max(1);
