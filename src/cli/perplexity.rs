@@ -21,18 +21,18 @@ const DEFAULT_CONTEXT: usize = 512;
 #[command(after_help = "\
 The text is tokenized once and cut into windows of --context tokens, which the model sees one at a time, from position 0.
 
-Without --stride: windows follow one another, and of each the second half is scored: the logits at positions context/2 to
-context - 2 score the tokens one further. What is left at the end of the text is not scored. These are llama-perplexity's
-windows (llama.cpp, tools/perplexity/perplexity.cpp).
+Without --stride, windows follow one another, and of each the second half is scored: the logits at positions context/2 to \
+context - 2 score the tokens one further. What is left at the end of the text is not scored. These are the windows of \
+llama.cpp's llama-perplexity (tools/perplexity/perplexity.cpp).
 
-With --stride N: windows overlap, each N tokens further, and score the tokens that no window before has seen. Every token
-but the text's first is scored once (transformers, docs/source/en/perplexity.md).
+With --stride N, windows overlap, each N tokens further, and score the tokens that no window before has seen: every token \
+but the text's first, once. This is transformers' sliding window (docs/source/en/perplexity.md).
 
-A text shorter than one window is one window: all its tokens but the first are scored. Perplexities are comparable only
-between equal windows, and only within one tokenizer; bits per byte also between tokenizers. Errors are standard errors
-that take tokens for independent: lower bounds. Ctrl-C reports what is scored so far, and exits with 130.
+A text shorter than one window is one window, and all its tokens but the first are scored. Compare perplexities only \
+between equal windows and within one tokenizer; bits per byte also between tokenizers. Errors are standard errors that \
+take tokens for independent, so they are lower bounds. Ctrl-C reports what is scored so far and exits with 130.
 
-With --against REFERENCE: KL(reference || model) over the whole vocabulary in every scored place, in how many both find the
+With --against REFERENCE, in every scored place: KL(reference || model) over the whole vocabulary, whether both find the \
 same token most likely, and by how much the probability of the text's token changed.
 
 Examples:
@@ -186,12 +186,13 @@ fn table(
     Ok(out)
 }
 
-/// A mean with its error, to two digits of the error's.
+/// A mean with its error, to two digits of the error's, and to four decimals at least: the errors of two models on one text go
+/// together, so their difference may mean something where it is far below them.
 fn show(Estimate { mean, standard_error }: Estimate, unit: f64) -> String {
     let mean = mean * unit;
     match standard_error.map(|error| error * unit) {
         Some(error) if error > 0.0 && error.is_finite() => {
-            let digits = (1.0 - error.log10().floor()).clamp(0.0, 12.0) as usize;
+            let digits = (1.0 - error.log10().floor()).clamp(4.0, 12.0) as usize;
             format!("{mean:.digits$} ± {error:.digits$}")
         }
         Some(error) => format!("{mean} ± {error}"),
@@ -204,9 +205,7 @@ struct Bar(Option<indicatif::ProgressBar>);
 
 impl Bar {
     fn new(quiet: bool) -> Self {
-        let style = indicatif::ProgressStyle::with_template(
-            "perplexity {msg} {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left",
-        );
+        let style = indicatif::ProgressStyle::with_template("perplexity {msg} {bar:20} {pos}/{len} tokens, {eta} left");
         Self(match style {
             Ok(style) if !quiet && std::io::stderr().is_terminal() => {
                 Some(indicatif::ProgressBar::no_length().with_style(style))
