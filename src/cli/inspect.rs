@@ -227,7 +227,7 @@ fn stored_rows(checkpoint: &Checkpoint, config: Option<&Config>) -> Vec<Row> {
 fn expected_rows(config: &Config, dtype: impl Fn(&str) -> DType) -> Vec<Row> {
     let row = |(name, shape): (String, Vec<usize>)| {
         let dtype = dtype(&name);
-        let bytes = shape.iter().map(|&n| n as u64).product::<u64>() * dtype.bytes(1).unwrap_or(0) as u64;
+        let bytes = dtype.bytes(shape.iter().product()).unwrap_or(0) as u64;
         Row { name, dtype, shape, bytes, place: None }
     };
     expected_tensors(config).into_iter().map(row).collect()

@@ -10,6 +10,7 @@ pub mod download;
 mod dtype;
 mod embedded;
 mod error;
+pub mod formats;
 mod generation_config;
 mod json;
 pub mod known_models;

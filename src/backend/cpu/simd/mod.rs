@@ -7,17 +7,25 @@
 //! How it works: `run` matches on the level and calls a function that carries `#[target_feature]`; the kernel and every
 //! vector method are `#[inline(always)]`, so their bodies end up inside that function and are compiled with its
 //! instructions. Each arm of the `match` is only reached at a level that [`Level::detect`] found.
+//!
+//! Every kernel checks its slices' lengths first and works on pointers after that: the inner loops carry no bounds
+//! checks. A sum over `n` elements runs in `LANES` partial sums and a scalar tail, whatever the number of rows at hand,
+//! so a token's values do not depend on how many tokens are computed with it.
 
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod kernels;
+mod linear;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod rows;
 mod scalar;
 
-pub(crate) use kernels::{Attention, Linear, RmsNorm, Sum, SwiGlu};
+pub(crate) use attention::Attention;
+pub(crate) use linear::Linear;
+pub(crate) use rows::{RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
 
