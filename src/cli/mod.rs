@@ -9,6 +9,7 @@ mod logits;
 mod models;
 mod perplexity;
 mod pull;
+mod synth;
 mod tokenize;
 mod verify;
 
@@ -44,6 +45,8 @@ enum Command {
     Pull(pull::Args),
     /// List the models on this machine
     Models(models::Args),
+    /// Make a full-size model with random weights, to time its shape
+    Synth(synth::Args),
 }
 
 /// Runs the command line; the result is the process's exit code: 1 for a failure, 2 for wrong usage.
@@ -60,6 +63,7 @@ pub fn run() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
+        Command::Synth(args) => synth::run(args),
     };
     match result {
         Ok(code) => code,
