@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod models;
+mod perplexity;
 mod pull;
 mod synth;
 mod tokenize;
@@ -38,6 +39,8 @@ enum Command {
     Logits(logits::Args),
     /// Check a model, layer by layer, against recorded outputs of the official implementation
     Verify(verify::Args),
+    /// Measure how well a model predicts a text, and how far it is from another model
+    Perplexity(perplexity::Args),
     /// Download a model
     Pull(pull::Args),
     /// List the models on this machine
@@ -57,6 +60,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args).map(done),
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
         Command::Synth(args) => synth::run(args),

@@ -4,6 +4,7 @@
 
 mod engine;
 mod generate;
+pub mod perplexity;
 pub mod sampling;
 pub mod stop;
 pub mod verify;
