@@ -22,7 +22,7 @@ mod source;
 pub use bytes::SharedBytes;
 pub use checkpoint::{Checkpoint, Tensor};
 pub use config::{Config, RopeScaling};
-pub use dtype::DType;
+pub use dtype::{DType, Unstorable};
 pub use error::{SourceError, WeightsError};
 pub use generation_config::GenerationConfig;
 pub use json::printable;
