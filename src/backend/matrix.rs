@@ -46,6 +46,11 @@ impl Matrix {
         self.columns
     }
 
+    /// Says that the stored bytes will not be read again soon; see [`SharedBytes::release`](crate::weights::SharedBytes::release).
+    pub fn release(&self) {
+        self.tensor.data.release();
+    }
+
     /// How the elements are stored.
     pub fn dtype(&self) -> DType {
         self.tensor.dtype

@@ -8,6 +8,7 @@ mod inspect;
 mod logits;
 mod models;
 mod pull;
+mod synth;
 mod tokenize;
 mod verify;
 
@@ -41,6 +42,8 @@ enum Command {
     Pull(pull::Args),
     /// List the models on this machine
     Models(models::Args),
+    /// Make a full-size model with random weights, to time its shape
+    Synth(synth::Args),
 }
 
 /// Runs the command line; the result is the process's exit code: 1 for a failure, 2 for wrong usage.
@@ -56,6 +59,7 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
+        Command::Synth(args) => synth::run(args),
     };
     match result {
         Ok(code) => code,

@@ -18,6 +18,7 @@ pub mod known_models;
 mod model_directory;
 mod safetensors;
 mod source;
+pub mod synth;
 
 pub use bytes::SharedBytes;
 pub use checkpoint::{Checkpoint, Tensor};

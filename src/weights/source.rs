@@ -314,7 +314,7 @@ impl ModelSource {
     }
 
     /// A file by name; `None` if there is none.
-    fn read(&self, name: &str) -> Result<Option<File>, WeightsError> {
+    pub(super) fn read(&self, name: &str) -> Result<Option<File>, WeightsError> {
         match &self.place {
             Place::Embedded(model) => {
                 Ok(model.read(name).map(|bytes| (format!("{}/{name} (embedded)", model.name), bytes)))
