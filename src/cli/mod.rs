@@ -8,6 +8,7 @@ mod inspect;
 mod logits;
 mod models;
 mod pull;
+mod quantize;
 mod synth;
 mod tokenize;
 mod verify;
@@ -38,6 +39,8 @@ enum Command {
     Logits(logits::Args),
     /// Check a model, layer by layer, against recorded outputs of the official implementation
     Verify(verify::Args),
+    /// Write a model as one GGUF file, in fewer bits
+    Quantize(quantize::Args),
     /// Download a model
     Pull(pull::Args),
     /// List the models on this machine
@@ -57,6 +60,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args).map(done),
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
         Command::Synth(args) => synth::run(args),

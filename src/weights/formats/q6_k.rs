@@ -1,7 +1,7 @@
 //! Q6_K: super-blocks of 256 values in 6 bits each; 16 sub-blocks of 16 with a signed 8-bit scale and no minimum.
 
 use super::BlockFormat;
-use super::search::{code, error, fit_scale, inverse, largest, nearest, weigh};
+use super::search::{code, error, fit_scale, inverse, largest, nearest, outward, weigh};
 use half::f16;
 
 /// 210 bytes: `value = d * scale * (code - 32)`, the scale being the sub-block's.
@@ -64,7 +64,7 @@ impl BlockFormat for Q6K {
 
         let wanted: [f32; 16] = std::array::from_fn(|s| fit_scale(sub(s).0, sub(s).1, -32.0, 31.0));
         // The largest scale takes the side that reaches further.
-        block.d = f16::from_f32(largest(&wanted) / -128.0 * unit);
+        block.d = outward(largest(&wanted) / -128.0 * unit);
         let d = block.d.to_f32() / unit;
         let mut codes = [0; 256];
         for s in 0..16 {

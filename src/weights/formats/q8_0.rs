@@ -1,7 +1,7 @@
 //! Q8_0: 32 values as signed bytes with one scale. Nearly lossless, and the simplest block there is.
 
 use super::BlockFormat;
-use super::search::{code, inverse, largest};
+use super::search::{code, inverse, largest, outward};
 use half::f16;
 
 /// 34 bytes: `value[i] = d * codes[i]`.
@@ -33,11 +33,9 @@ impl BlockFormat for Q8_0 {
         }
     }
 
-    /// The largest value becomes 127 or -127. The scale is rounded up to an f16: rounded down, that value would be clipped.
+    /// The largest value becomes 127 or -127.
     fn quantize(values: &[f32], _importance: Option<&[f32]>) -> Self {
-        let exact = largest(values).abs() / 127.0;
-        let nearest = f16::from_f32(exact);
-        let d = if nearest.to_f32() < exact { f16::from_bits(nearest.to_bits() + 1) } else { nearest };
+        let d = outward(largest(values).abs() / 127.0);
         let per_step = inverse(d.to_f32());
         Self { d, codes: std::array::from_fn(|i| code(values[i], per_step, -127.0, 127.0) as i8) }
     }

@@ -8,6 +8,8 @@
 //!
 //! Sums run in 8 lanes side by side, which lets the compiler use vector instructions.
 
+use half::f16;
+
 /// Lanes of the sums; every block's length is a multiple.
 const LANES: usize = 8;
 
@@ -20,6 +22,13 @@ const STEP: f32 = 0.1;
 pub fn nearest(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     x + SHIFT - SHIFT
+}
+
+/// The f16 nearest to a scale that is not nearer to zero: a smaller one would clip the largest value, and for tiny values be
+/// zero. At most 65,504.
+pub fn outward(scale: f32) -> f16 {
+    let nearest = f16::from_f32(scale);
+    if nearest.to_f32().abs() < scale.abs() { f16::from_bits(nearest.to_bits() + 1) } else { nearest }
 }
 
 /// The value of the largest magnitude, with its sign.

@@ -1,6 +1,6 @@
 //! Quantizing what Q4_K and Q5_K share: 8 sub-blocks of 32 with a scale and a minimum each, which are quantized too.
 
-use super::search::{code, error, fit_scale_and_min, inverse, largest, nearest, weigh};
+use super::search::{code, error, fit_scale_and_min, inverse, largest, nearest, outward, weigh};
 use half::f16;
 
 /// Sub-blocks, and values of each.
@@ -40,7 +40,7 @@ pub fn quantize(values: &[f32], importance: Option<&[f32]>, top: f32) -> SuperBl
     let (mut d, mut dmin) = (most.0 / TOP_SCALE, most.1 / TOP_SCALE);
     for _ in 0..2 {
         // What the file can hold.
-        let (d16, dmin16) = (f16::from_f32(d * unit), f16::from_f32(dmin * unit));
+        let (d16, dmin16) = (outward(d * unit), outward(dmin * unit));
         (d, dmin) = (d16.to_f32() / unit, dmin16.to_f32() / unit);
         let (to_scale, to_min) = (inverse(d), inverse(dmin));
         let mut found = SuperBlock { d: d16, dmin: dmin16, ..block };
@@ -48,7 +48,7 @@ pub fn quantize(values: &[f32], importance: Option<&[f32]>, top: f32) -> SuperBl
         for (s, &(scale, min)) in wanted.iter().enumerate() {
             // The nearest scale and minimum are not the best ones together: their neighbours are tried too.
             let (x, w) = sub(s);
-            let (scale, min) = (nearest((scale * to_scale).min(99.0)), nearest((min * to_min).min(99.0)));
+            let (scale, min) = (nearest((scale * to_scale).min(TOP_SCALE)), nearest((min * to_min).min(TOP_SCALE)));
             let mut least = f32::INFINITY;
             for (near_scale, near_min) in NEIGHBOURS {
                 let (scale, min) = (scale + near_scale, min + near_min);
