@@ -9,6 +9,7 @@ mod logits;
 mod models;
 mod perplexity;
 mod pull;
+mod quantize;
 mod synth;
 mod tokenize;
 mod verify;
@@ -41,6 +42,8 @@ enum Command {
     Verify(verify::Args),
     /// Measure how well a model predicts a text, and how far it is from another model
     Perplexity(perplexity::Args),
+    /// Write a model as one GGUF file, in fewer bits
+    Quantize(quantize::Args),
     /// Download a model
     Pull(pull::Args),
     /// List the models on this machine
@@ -61,6 +64,7 @@ pub fn run() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
         Command::Synth(args) => synth::run(args),
