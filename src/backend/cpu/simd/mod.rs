@@ -15,9 +15,11 @@ mod avx512;
 mod kernels;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod peak;
 mod scalar;
 
 pub(crate) use kernels::{Attention, Linear, RmsNorm, Sum, SwiGlu};
+pub(crate) use peak::FmaPeak;
 
 use half::{bf16, f16};
 
