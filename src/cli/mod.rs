@@ -1,5 +1,6 @@
 //! The command line: arguments, printing and progress; no maths. One file a command.
 
+mod bench;
 mod chat;
 mod common;
 mod detokenize;
@@ -48,6 +49,8 @@ enum Command {
     Pull(pull::Args),
     /// List the models on this machine
     Models(models::Args),
+    /// Measure a model's speed, and the machine's limits beside it
+    Bench(bench::Args),
     /// Make a full-size model with random weights, to time its shape
     Synth(synth::Args),
 }
@@ -67,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
+        Command::Bench(args) => bench::run(args),
         Command::Synth(args) => synth::run(args),
     };
     match result {

@@ -7,12 +7,13 @@ mod bandwidth;
 mod huge;
 mod linear;
 mod packed;
+mod peak;
 mod rows;
 pub mod simd;
 pub mod threads;
 
 use super::matrix::Matrix;
-use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, assert_in_cache, reference};
+use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, Peak, assert_in_cache, reference};
 use crate::model::kv_cache::{HostKvCache, KvLayout};
 use crate::weights::Tensor;
 use packed::Packed;
@@ -64,6 +65,10 @@ impl Backend for Cpu {
 
     fn read_bandwidth(&self) -> Option<f64> {
         Some(bandwidth::read_bandwidth(self))
+    }
+
+    fn peak_ops(&self) -> Vec<Peak> {
+        peak::peak_ops(self)
     }
 
     fn load(&self, tensor: &Tensor) -> Result<CpuWeight, BackendError> {

@@ -21,6 +21,7 @@ mod linear;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod packed;
+mod peak;
 mod rows;
 mod scalar;
 
@@ -30,6 +31,7 @@ pub(crate) use packed::{
     Format, LinearRow, LinearTiles, PackedQ4_0, PackedQ4K, PackedQ5K, PackedQ6K, PackedQ8_0, Quantize, Quantized,
     tile_rows,
 };
+pub(crate) use peak::FmaPeak;
 pub(crate) use rows::{RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
