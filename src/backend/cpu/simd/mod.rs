@@ -23,9 +23,9 @@ mod neon;
 mod rows;
 mod scalar;
 
-pub(crate) use attention::Attention;
+pub(crate) use attention::{AttentionTile, Decode, PIECE, Prefill, Reduce};
 pub(crate) use linear::Linear;
-pub(crate) use rows::{RmsNorm, Sum, SwiGlu};
+pub(crate) use rows::{Add, NormRope, RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
 
@@ -151,6 +151,10 @@ pub unsafe trait Vector: Copy {
     unsafe fn exp2_whole(self) -> Self;
     /// The sum of all lanes.
     unsafe fn sum(self) -> f32;
+    /// The largest of all lanes.
+    unsafe fn largest(self) -> f32;
+    /// Loads 8-bit integers.
+    unsafe fn load_i8(from: *const i8) -> Self;
 
     /// `exp(self)`, to about 2 units in the last place; inputs below -87 give about 1e-38, above 88 about 2e38, NaN stays NaN.
     ///
@@ -205,6 +209,18 @@ impl Element for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load_i8(from) }
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
     }
 }
 
