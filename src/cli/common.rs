@@ -71,7 +71,7 @@ pub struct CacheArgs {
     /// The most tokens of prompt and answer together [default: what the model was made for]
     #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// Element type of the KV cache: f16 or f32
+    /// Element type of the KV cache: f16, f32 or q8
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     pub kv: KvDType,
 }
