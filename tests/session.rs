@@ -12,7 +12,7 @@ const LAYERS: u64 = 2;
 fn engine(backend: BackendKind) -> Engine {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/forward/tied-bf16/model");
     let source = ModelSource::resolve(model.to_str()).unwrap();
-    Engine::load(&source, &EngineOptions { backend, threads: Some(2) }).unwrap()
+    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: None }).unwrap()
 }
 
 fn session(backend: BackendKind, options: SessionOptions) -> Session {
@@ -121,11 +121,21 @@ fn rows_of_logits_are_those_of_each_prefix_and_cost_each_token_once() {
             assert_eq!(session.token_layers() - before, computed * LAYERS, "{first}..{end}");
             assert_eq!((session.tokens(), rows.len()), (&tokens[..end], (end - first) * 256));
             for (row, n) in rows.chunks_exact(256).zip(first + 1..) {
-                assert_close(row, &fresh(backend, kv_dtype, &tokens[..n]), &format!("row {n} of {first}..{end}"));
+                assert_close(
+                    row,
+                    &fresh(backend, kv_dtype, &tokens[..n]),
+                    kv_dtype,
+                    &format!("row {n} of {first}..{end}"),
+                );
             }
         }
         let before = session.token_layers();
-        assert_close(session.evaluate(&tokens[..20]).unwrap(), &fresh(backend, kv_dtype, &tokens[..20]), "afterwards");
+        assert_close(
+            session.evaluate(&tokens[..20]).unwrap(),
+            &fresh(backend, kv_dtype, &tokens[..20]),
+            kv_dtype,
+            "afterwards",
+        );
         assert_eq!(session.token_layers() - before, LAYERS, "rows are handed out, not kept");
         assert!(matches!(session.evaluate_rows(&[1, 256], 0), Err(SessionError::TokenOutOfRange { .. })));
     });
@@ -180,7 +190,7 @@ fn an_interrupted_prompt_keeps_what_is_done() {
 #[test]
 fn backends_agree_operation_by_operation() {
     let records = engine(BackendKind::Cpu)
-        .compare_with_reference(&EngineOptions { backend: BackendKind::Cpu, threads: Some(2) }, &tokens(40))
+        .compare_with_reference(&EngineOptions { backend: BackendKind::Cpu, threads: Some(2), simd: None }, &tokens(40))
         .unwrap();
     // Embedding, per layer norm, q, k, v, heads, attention, o, add, norm, mlp, down, add; head: copy, norm, logits.
     assert_eq!(records.len(), 2 * (1 + 2 * 12 + 3), "every operation of both calls is compared");

@@ -2,6 +2,7 @@
 
 use crate::backend::compare::{Compare, Record};
 use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::Level;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, BackendError, BackendInfo, BackendKind, Peak};
 use crate::model::expected;
@@ -112,6 +113,14 @@ pub struct EngineOptions {
     pub backend: BackendKind,
     /// Threads of the CPU backend; `None`: one a core.
     pub threads: Option<usize>,
+    /// SIMD level of the CPU backend; `None`: the fastest of this machine.
+    pub simd: Option<Level>,
+}
+
+impl EngineOptions {
+    fn cpu(&self) -> Cpu {
+        Cpu::with_level(self.threads, self.simd.unwrap_or_else(Level::detect))
+    }
 }
 
 /// How a session behaves.
@@ -156,7 +165,7 @@ impl Engine {
             return Err(SessionError::Mismatch { model: source.name().into(), report: report.to_string() });
         }
         let model: Arc<dyn Model> = match options.backend {
-            BackendKind::Cpu => Arc::new(Qwen3::load(Cpu::new(options.threads), config, &checkpoint)?),
+            BackendKind::Cpu => Arc::new(Qwen3::load(options.cpu(), config, &checkpoint)?),
             BackendKind::Reference => Arc::new(Qwen3::load(Reference, config, &checkpoint)?),
         };
         let inner = Inner {
@@ -306,7 +315,7 @@ impl Engine {
         }
         self.check(ids, self.config().max_context())?;
         match kind.backend {
-            BackendKind::Cpu => records(self, Cpu::new(kind.threads), ids),
+            BackendKind::Cpu => records(self, kind.cpu(), ids),
             BackendKind::Reference => records(self, Reference, ids),
         }
     }
