@@ -310,6 +310,7 @@ fn help_has_examples() {
         "pull",
         "models",
         "synth",
+        "bench",
     ] {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains("Examples:") && help.contains(&format!("fs {command}")), "{command}: {help}");

@@ -23,7 +23,7 @@ fn path(of: &str) -> PathBuf {
 
 fn load(directory: &Path, backend: BackendKind) -> Engine {
     let source = ModelSource::resolve(directory.to_str()).unwrap();
-    Engine::load(&source, &EngineOptions { backend, threads: Some(2) }).unwrap()
+    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: None }).unwrap()
 }
 
 fn fixture(name: &str) -> PathBuf {

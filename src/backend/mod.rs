@@ -29,6 +29,7 @@ pub mod compare;
 pub mod cpu;
 pub mod matrix;
 pub mod reference;
+pub mod timed;
 
 use crate::model::kv_cache::{HostKvCache, KvLayout};
 use crate::weights::Tensor;
@@ -52,6 +53,17 @@ pub struct BackendInfo {
     pub device: String,
     /// How many threads compute.
     pub threads: usize,
+}
+
+/// How many operations a second one kind of instruction reaches.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Peak {
+    /// The instruction, e.g. `f32 FMA`.
+    pub instruction: &'static str,
+    /// Whether it multiplies integers, so that only quantized weights can use it.
+    pub is_integer: bool,
+    /// Multiplications and additions a second.
+    pub ops_per_second: f64,
 }
 
 /// Where in the KV cache an operation works.
@@ -92,6 +104,12 @@ pub trait Backend: Send + Sync + 'static {
     /// it means nothing.
     fn read_bandwidth(&self) -> Option<f64> {
         None
+    }
+
+    /// Operations a second that this device reaches on registers alone, measured now, for each kind of instruction that it
+    /// multiplies matrices with: what prefill can reach at most. Empty where it means nothing.
+    fn peak_ops(&self) -> Vec<Peak> {
+        Vec::new()
     }
 
     /// Takes a weight over, without a copy where the layout allows it.

@@ -1,5 +1,6 @@
 //! The command line: arguments, printing and progress; no maths. One file a command.
 
+mod bench;
 mod chat;
 mod common;
 mod detokenize;
@@ -9,6 +10,7 @@ mod logits;
 mod models;
 mod perplexity;
 mod pull;
+mod quantize;
 mod synth;
 mod tokenize;
 mod verify;
@@ -41,10 +43,14 @@ enum Command {
     Verify(verify::Args),
     /// Measure how well a model predicts a text, and how far it is from another model
     Perplexity(perplexity::Args),
+    /// Write a model as one GGUF file, in fewer bits
+    Quantize(quantize::Args),
     /// Download a model
     Pull(pull::Args),
     /// List the models on this machine
     Models(models::Args),
+    /// Measure a model's speed, and the machine's limits beside it
+    Bench(bench::Args),
     /// Make a full-size model with random weights, to time its shape
     Synth(synth::Args),
 }
@@ -61,8 +67,10 @@ pub fn run() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
+        Command::Bench(args) => bench::run(args),
         Command::Synth(args) => synth::run(args),
     };
     match result {

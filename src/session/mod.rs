@@ -2,6 +2,7 @@
 //!
 //! This is all that the command line, the server and the course see.
 
+pub mod bench;
 mod engine;
 mod generate;
 pub mod perplexity;
