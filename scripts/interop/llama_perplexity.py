@@ -20,7 +20,7 @@ from pathlib import Path
 import llama_cpp as llama
 import numpy as np
 
-KV = {"f16": llama.GGML_TYPE_F16, "f32": llama.GGML_TYPE_F32, "q8_0": llama.GGML_TYPE_Q8_0}
+KV = {"f16": llama.GGML_TYPE_F16, "f32": llama.GGML_TYPE_F32, "q8": llama.GGML_TYPE_Q8_0}
 
 
 def windows(tokens, context, stride):

@@ -53,7 +53,7 @@ pub struct Args {
     /// Let windows overlap, each N tokens further than the one before; below --context
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     stride: Option<u32>,
-    /// Element type of the KV cache: f16 or f32
+    /// Element type of the KV cache: f16, f32 or q8
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     kv: KvDType,
     /// One JSON object instead of a table
