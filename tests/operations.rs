@@ -37,7 +37,28 @@ impl Random {
             DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
             DType::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            quantized => return self.quantized(quantized, shape),
         };
+        let data = SharedBytes::from_vec(bytes).aligned();
+        Tensor { name: "test".into(), dtype, shape: shape.to_vec(), data, file: "test".into(), offset: 0 }
+    }
+}
+
+impl Random {
+    /// Any bytes are valid codes; the f16 scales among them are made numbers of the size that they have in a model.
+    fn quantized(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
+        let (block, scales): (_, &[usize]) = match dtype {
+            DType::Q8_0 | DType::Q4_0 => (dtype.layout().block_bytes, &[0]),
+            DType::Q4K | DType::Q5K => (dtype.layout().block_bytes, &[0, 2]),
+            _ => (dtype.layout().block_bytes, &[208]),
+        };
+        let len = dtype.bytes(shape.iter().product()).unwrap();
+        let mut bytes: Vec<u8> = (0..len).map(|_| (self.next() * 128.0) as i8 as u8).collect();
+        for block in bytes.chunks_exact_mut(block) {
+            for &at in scales {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.next()).to_le_bytes());
+            }
+        }
         let data = SharedBytes::from_vec(bytes).aligned();
         Tensor { name: "test".into(), dtype, shape: shape.to_vec(), data, file: "test".into(), offset: 0 }
     }
@@ -56,6 +77,19 @@ fn check(
     on_reference: impl Fn(&mut Vec<f32>),
     on_cpu: impl Fn(&mut Vec<f32>),
 ) {
+    check_to(contract(name), name, what, len, cpu, on_reference, on_cpu);
+}
+
+/// [`check`] to another tolerance than the operation's own.
+fn check_to(
+    tolerance: f64,
+    name: &'static str,
+    what: &str,
+    len: usize,
+    cpu: &Cpu,
+    on_reference: impl Fn(&mut Vec<f32>),
+    on_cpu: impl Fn(&mut Vec<f32>),
+) {
     let (mut expected, mut found) = (vec![f32::NAN; len + 1], vec![f32::NAN; len + 1]);
     on_reference(&mut expected);
     on_cpu(&mut found);
@@ -63,7 +97,7 @@ fn check(
     let info = cpu.info();
     assert!(found[len].is_nan(), "{name} {what} on {info:?}: wrote behind its output");
     assert!(found[..len].iter().all(|v| v.is_finite()), "{name} {what} on {info:?}: left a value unwritten");
-    assert!(record.nmse <= contract(name), "{name} {what} on {info:?}: {record:?}");
+    assert!(record.nmse <= tolerance, "{name} {what} on {info:?}: {record:?}");
 }
 
 /// Overwrites the front of a poisoned buffer, for operations that work in place.
@@ -91,6 +125,60 @@ fn linear() {
                         |out| cpu.linear(out, &x, &b, rows),
                     );
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_quantized() {
+    let mut random = Random(7);
+    for cpu in levels() {
+        for row in DType::TABLE.iter().filter(|row| row.block > 1) {
+            for (i, &blocks) in [1, 2, 5].iter().enumerate() {
+                for (j, &rows) in [1, 2, 5, 6, 7, 13].iter().enumerate() {
+                    let outputs = [1, 15, 16, 17, 31, 32, 33, 65, 130][(3 * j + i) % 9];
+                    let columns = blocks * row.block;
+                    let tensor = random.tensor(row.dtype, &[outputs, columns]);
+                    let x = random.values(rows * columns);
+                    let (a, b) = (Reference.load(&tensor).unwrap(), cpu.load(&tensor).unwrap());
+                    // The error is relative to the outputs' energy: of a handful, all may happen to be near zero.
+                    let tolerance = if rows * outputs < 32 { 5e-3 } else { 5e-4 };
+                    check_to(
+                        tolerance,
+                        "linear",
+                        &format!("{rows}x{columns}->{outputs} {}", row.name),
+                        rows * outputs,
+                        &cpu,
+                        |out| Reference.linear(out, &x, &a, rows),
+                        |out| cpu.linear(out, &x, &b, rows),
+                    );
+                    // Packing loses nothing: an embedding read back is the file's.
+                    let ids = [outputs as u32 - 1, 0];
+                    let (mut expected, mut found) = (vec![0.0; 2 * columns], vec![f32::NAN; 2 * columns]);
+                    Reference.embed(&mut expected, &a, &ids);
+                    cpu.embed(&mut found, &b, &ids);
+                    assert_eq!(expected, found, "{} {outputs}x{columns}", row.name);
+                }
+            }
+        }
+    }
+}
+
+/// Rows computed together give exactly what each gives alone: a prompt's length does not change its values.
+#[test]
+fn linear_quantized_does_not_depend_on_the_number_of_rows() {
+    let mut random = Random(8);
+    for cpu in levels() {
+        for row in DType::TABLE.iter().filter(|row| row.block > 1) {
+            let (columns, outputs, rows) = (512, 40, 8);
+            let weight = cpu.load(&random.tensor(row.dtype, &[outputs, columns])).unwrap();
+            let x = random.values(rows * columns);
+            let (mut all, mut one) = (vec![0.0; rows * outputs], vec![0.0; outputs]);
+            cpu.linear(&mut all, &x, &weight, rows);
+            for r in 0..rows {
+                cpu.linear(&mut one, &x[r * columns..(r + 1) * columns].to_vec(), &weight, 1);
+                assert_eq!(one, all[r * outputs..(r + 1) * outputs], "{} row {r} on {:?}", row.name, cpu.info());
             }
         }
     }

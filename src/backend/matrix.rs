@@ -28,6 +28,11 @@ impl Matrix {
             let message = format!("{}: shape {:?} has no elements", tensor.name, tensor.shape);
             return Err(BackendError { backend, message });
         }
+        if tensor.dtype.bytes(columns).is_none() {
+            let (dtype, block) = (tensor.dtype, tensor.dtype.layout().block);
+            let message = format!("{}: rows of {columns} values are not whole {dtype} blocks of {block}", tensor.name);
+            return Err(BackendError { backend, message });
+        }
         Ok(Self { tensor: tensor.clone(), rows, columns })
     }
 
@@ -41,21 +46,36 @@ impl Matrix {
         self.columns
     }
 
-    /// The elements of rows `rows`, in the dtype they are stored in.
-    pub fn elements(&self, rows: Range<usize>) -> Elements<'_> {
+    /// Says that the stored bytes will not be read again soon; see [`SharedBytes::release`](crate::weights::SharedBytes::release).
+    pub fn release(&self) {
+        self.tensor.data.release();
+    }
+
+    /// How the elements are stored.
+    pub fn dtype(&self) -> DType {
+        self.tensor.dtype
+    }
+
+    /// The bytes of rows `rows`, as they are stored.
+    pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
         let bytes = self.tensor.data.len() / self.rows;
-        let data = &self.tensor.data[rows.start * bytes..rows.end * bytes];
+        &self.tensor.data[rows.start * bytes..rows.end * bytes]
+    }
+
+    /// The elements of rows `rows`, in the dtype they are stored in, which is not a quantized one.
+    pub fn elements(&self, rows: Range<usize>) -> Elements<'_> {
+        let data = self.bytes(rows);
         match self.tensor.dtype {
             DType::F32 => Elements::F32(bytemuck::cast_slice(data)),
             DType::F16 => Elements::F16(bytemuck::cast_slice(data)),
             DType::BF16 => Elements::BF16(bytemuck::cast_slice(data)),
+            quantized => unreachable!("{quantized} has no elements that stand alone"),
         }
     }
 
     /// Copies row `row` into `out: [columns]` as f32.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
-        let bytes = self.tensor.data.len() / self.rows;
-        self.tensor.dtype.widen(&self.tensor.data[row * bytes..(row + 1) * bytes], out);
+        self.tensor.dtype.widen(self.bytes(row..row + 1), out);
     }
 
     /// All elements as f32, `[rows, columns]`.

@@ -4,7 +4,7 @@ use anyhow::bail;
 use failed_star::model::expected::{Cost, Report, compare, cost, expected_tensors};
 use failed_star::weights::{Checkpoint, Config, DType, ModelSource, RopeScaling, Tensor, WeightsError, printable};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ use std::path::Path;
 Examples:
   fs inspect                      the model that is used when none is named
   fs inspect qwen3-0.6b           a model by name; without weights, what its configuration expects
-  fs inspect path/to/Qwen3-8B     a directory, a config.json or a .safetensors file
+  fs inspect path/to/Qwen3-8B     a directory, a config.json, a .safetensors or a .gguf file
   fs inspect --json stories | jq .cost
 
 Exit status: 1 if the files are not valid, or the weights do not fit config.json.")]
@@ -50,6 +50,8 @@ struct Inspection {
     report: Option<Report>,
     has_weights: bool,
     rows: Vec<Row>,
+    /// A GGUF file's keys and values.
+    metadata: Vec<(String, String)>,
 }
 
 /// Runs `fs inspect`.
@@ -78,6 +80,8 @@ impl Inspection {
         // A weights file on its own still has a table worth seeing.
         let config = match source.config() {
             Err(WeightsError::Absent { .. }) if checkpoint.is_some() => None,
+            // A GGUF file of another model, or of something else.
+            Err(WeightsError::Metadata { key, .. }) if key == "general.architecture" => None,
             config => Some(config?),
         };
         let stored_as = |config: &Config, name: &str| match checkpoint.as_ref().and_then(|all| all.get(name)) {
@@ -94,6 +98,10 @@ impl Inspection {
                 (Some(checkpoint), config) => stored_rows(checkpoint, config.as_ref()),
                 (None, Some(config)) => expected_rows(config, |name| stored_as(config, name)),
                 (None, None) => Vec::new(),
+            },
+            metadata: match source.gguf() {
+                Some(gguf) => gguf.entries.iter().map(|e| (printable(&e.key), e.value.to_string())).collect(),
+                None => Vec::new(),
             },
             config,
         })
@@ -123,6 +131,7 @@ impl Inspection {
             "model": self.name,
             "directory": self.directory,
             "config": self.config,
+            "metadata": self.metadata.iter().cloned().collect::<BTreeMap<_, _>>(),
             "has_weights": self.has_weights,
             "stored": self.has_weights.then(|| json!({
                 "tensors": self.rows.len(), "parameters": self.stored_parameters(), "bytes": self.stored_bytes(),
@@ -150,7 +159,13 @@ impl Inspection {
         writeln!(out, "{} ({})\n", self.name, self.directory)?;
         match &self.config {
             Some(config) => write_architecture(out, config)?,
+            None if !self.metadata.is_empty() => writeln!(out, "not a Qwen3 model: nothing to compare with\n")?,
             None => writeln!(out, "no config.json beside it: nothing to compare the tensors with\n")?,
+        }
+        if !self.metadata.is_empty() {
+            let width = self.metadata.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+            self.metadata.iter().try_for_each(|(key, value)| writeln!(out, "{key:<width$}  {value}"))?;
+            writeln!(out)?;
         }
         self.write_tensors(out)?;
 
@@ -227,7 +242,7 @@ fn stored_rows(checkpoint: &Checkpoint, config: Option<&Config>) -> Vec<Row> {
 fn expected_rows(config: &Config, dtype: impl Fn(&str) -> DType) -> Vec<Row> {
     let row = |(name, shape): (String, Vec<usize>)| {
         let dtype = dtype(&name);
-        let bytes = shape.iter().map(|&n| n as u64).product::<u64>() * dtype.bytes(1).unwrap_or(0) as u64;
+        let bytes = dtype.bytes(shape.iter().product()).unwrap_or(0) as u64;
         Row { name, dtype, shape, bytes, place: None }
     };
     expected_tensors(config).into_iter().map(row).collect()

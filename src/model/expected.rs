@@ -62,14 +62,15 @@ pub fn cost(config: &Config, dtype: impl Fn(&str) -> DType) -> Cost {
     for (name, shape) in expected_tensors(config) {
         // Config's limits keep every one of these far below 64 bits.
         let elements: u64 = shape.iter().map(|&n| n as u64).product();
-        let bytes_each = dtype(&name).bytes(1).unwrap_or(0) as u64;
+        let layout = dtype(&name).layout();
+        let bytes = |elements: u64| elements / layout.block as u64 * layout.block_bytes as u64;
         cost.parameters += elements;
-        cost.weight_bytes += elements * bytes_each;
+        cost.weight_bytes += bytes(elements);
         if name == EMBEDDING {
-            cost.decode_bytes += config.hidden_size as u64 * bytes_each;
+            cost.decode_bytes += bytes(config.hidden_size as u64);
         }
         if name != EMBEDDING || config.tie_word_embeddings {
-            cost.decode_bytes += elements * bytes_each;
+            cost.decode_bytes += bytes(elements);
         }
     }
     cost

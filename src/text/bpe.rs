@@ -82,6 +82,11 @@ impl Bpe {
         Ok(bpe)
     }
 
+    /// Left part, right part and result of each merge, by rank.
+    pub fn parts(&self) -> &[(u32, u32, u32)] {
+        &self.parts
+    }
+
     /// By id, whether merging the bytes of this token is known to end in it, so that the merging can be skipped; ids above
     /// the table's end are not. Made on first use: that takes longer than encoding a short text without it.
     pub fn whole(&self) -> &[bool] {

@@ -18,6 +18,7 @@ mod char_class;
 mod chat_template;
 mod error;
 mod nfc;
+mod parts;
 mod pre_tokenizer;
 mod stream_decoder;
 mod tokenizer;
@@ -27,6 +28,7 @@ mod vocabulary;
 
 pub use chat_template::{ChatTemplate, Message, RenderOptions};
 pub use error::TextError;
+pub use parts::TokenKind;
 pub use stream_decoder::StreamDecoder;
 pub use tokenizer::{Encoding, Tokenizer};
 pub use trace::{MergeStep, Trace, TracePart};

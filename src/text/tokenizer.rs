@@ -51,7 +51,7 @@ impl Tokenizer {
         parse(json).and_then(Tokenizer::build).map_err(invalid)
     }
 
-    fn build(file: TokenizerJson) -> Result<Tokenizer, String> {
+    pub(super) fn build(file: TokenizerJson) -> Result<Tokenizer, String> {
         let (vocab, merges) = (&file.model.vocab.0, &file.model.merges);
         let mut vocabulary = Vocabulary::with_room(vocab.len() + file.added_tokens.len());
         if let Some(token) = file.added_tokens.iter().find(|token| token.content.is_empty()) {
@@ -172,6 +172,11 @@ impl Tokenizer {
     /// The parts of a text: added tokens, and what lies between them.
     pub(super) fn parts<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Part<'a>> {
         self.added.split(text)
+    }
+
+    /// The added tokens, in no particular order.
+    pub(super) fn added(&self) -> impl Iterator<Item = &AddedToken> {
+        self.added.iter()
     }
 
     /// The merges.

@@ -118,6 +118,54 @@ pub fn parse(json: &[u8]) -> Result<TokenizerJson<'_>, String> {
     Ok(file)
 }
 
+impl<'a> TokenizerJson<'a> {
+    /// A tokenizer with the settings of the Qwen family, which are those that [`check`](Self::check) accepts, with NFC.
+    pub fn new(added_tokens: Vec<AddedTokenJson>, model: ModelJson<'a>) -> Self {
+        let [truncation, padding, pre_tokenizer, post_processor, decoder] = [const { Value::Null }; 5];
+        let normalizer = json!({"type": "NFC"});
+        Self {
+            _version: IgnoredAny,
+            truncation,
+            padding,
+            added_tokens,
+            normalizer,
+            pre_tokenizer,
+            post_processor,
+            decoder,
+            model,
+        }
+    }
+}
+
+impl AddedTokenJson {
+    /// An added token that matches as it is.
+    pub fn new(id: u32, content: &str, special: bool) -> Self {
+        let content = content.to_string();
+        Self { id, content, special, single_word: false, lstrip: false, rstrip: false, normalized: Some(false) }
+    }
+}
+
+impl<'a> ModelJson<'a> {
+    /// A vocabulary with merges, each `"a b"`.
+    pub fn new(vocab: VocabJson<'a>, merges: &[&str]) -> Result<Self, String> {
+        let off = Value::Null;
+        let mut list = MergesJson::default();
+        merges.iter().try_for_each(|merge| list.push(merge))?;
+        Ok(Self {
+            r#type: off.clone(),
+            dropout: off.clone(),
+            unk_token: off.clone(),
+            continuing_subword_prefix: off.clone(),
+            end_of_word_suffix: off.clone(),
+            fuse_unk: off.clone(),
+            byte_fallback: off.clone(),
+            ignore_merges: off,
+            vocab,
+            merges: list,
+        })
+    }
+}
+
 impl TokenizerJson<'_> {
     /// Whether text is to be brought into NFC first.
     pub fn nfc(&self) -> bool {
@@ -246,6 +294,20 @@ impl MergesJson {
         }
     }
 
+    /// Appends a merge, `"a b"`; the byte alphabet has no space, so exactly one is expected.
+    fn push(&mut self, text: &str) -> Result<(), String> {
+        let (left, right) = match text.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => (left, right),
+            _ => return Err(format!("a merge is two tokens with one space between, not {text:?}")),
+        };
+        let start = self.bytes.len();
+        self.push_part(left);
+        let middle = self.bytes.len();
+        self.push_part(right);
+        self.bounds.push((start, middle, self.bytes.len()));
+        Ok(())
+    }
+
     fn push_part(&mut self, spelled: &str) {
         if let Err(char) = byte_alphabet::unspell(spelled, &mut self.bytes) {
             self.outside.get_or_insert((self.bounds.len(), char));
@@ -287,13 +349,7 @@ impl<'de> Visitor<'de> for MergeJson<'_> {
         formatter.write_str("a merge, [\"a\", \"b\"] or \"a b\"")
     }
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        let (left, right) = split_merge(text)?;
-        let start = self.0.bytes.len();
-        self.0.push_part(left);
-        let middle = self.0.bytes.len();
-        self.0.push_part(right);
-        self.0.bounds.push((start, middle, self.0.bytes.len()));
-        Ok(())
+        self.0.push(text).map_err(E::custom)
     }
     fn visit_seq<S: SeqAccess<'de>>(self, mut parts: S) -> Result<(), S::Error> {
         let start = self.0.bytes.len();
@@ -326,13 +382,5 @@ impl<'de> Visitor<'de> for PartJson<'_> {
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         self.0.push_part(text);
         Ok(())
-    }
-}
-
-/// `"a b"`; the byte alphabet has no space, so exactly one is expected.
-fn split_merge<E: Error>(text: &str) -> Result<(&str, &str), E> {
-    match text.split_once(' ') {
-        Some((left, right)) if !right.contains(' ') => Ok((left, right)),
-        _ => Err(E::custom(format_args!("a merge is two tokens with one space between, not {text:?}"))),
     }
 }

@@ -49,6 +49,23 @@ impl SharedBytes {
         Self { range: 0..self.len(), owner: Owner::Words(Arc::new(words)) }
     }
 
+    /// Tells the operating system that these bytes of a mapped file will not be needed soon, so that they need not stay
+    /// in memory; they can still be read. Without effect on other bytes.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::Mapped(map) = &self.owner {
+            // Whole pages inside the range; 64 KiB is a multiple of every page size in use.
+            const PAGE: usize = 64 << 10;
+            let (start, end) = (self.range.start.next_multiple_of(PAGE), self.range.end / PAGE * PAGE);
+            if start < end {
+                // SAFETY: the map is of a file and read-only: a page that is dropped is read again from the file when it
+                // is touched next, with the same bytes. What may happen if another program changes the file is said at
+                // the call that maps it.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+            }
+        }
+    }
+
     /// The window `range` of this window, sharing the same owner; `None` if it does not fit inside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         if range.start > range.end || range.end > self.range.len() {

@@ -1,5 +1,6 @@
-//! Named tensors from one safetensors file, or from shards listed in an index.
+//! Named tensors from one safetensors file, from shards listed in an index, or from a GGUF file.
 
+use super::gguf::Gguf;
 use super::json::{MAX_JSON_BYTES, Named, Unique, printable, read_bounded};
 use super::safetensors::read_tensors;
 use super::{DType, SharedBytes, WeightsError};
@@ -42,7 +43,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// A copy of the elements as f32, exactly (every stored format fits in f32).
+    /// A copy of the elements as f32; see [`DType::widen`].
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.elements()];
         self.dtype.widen(&self.data, &mut out);
@@ -51,7 +52,7 @@ impl Tensor {
 }
 
 impl Checkpoint {
-    /// Opens and checks a `.safetensors` file, a `.safetensors.index.json`, or a directory that holds
+    /// Opens and checks a `.safetensors` file, a `.safetensors.index.json`, a `.gguf` file, or a directory that holds
     /// `model.safetensors` or `model.safetensors.index.json`. Files are mapped, not read.
     pub fn open(path: &Path) -> Result<Checkpoint, WeightsError> {
         let shown = path.display().to_string();
@@ -68,17 +69,27 @@ impl Checkpoint {
         if shown.ends_with(".index.json") {
             return open_shards(path);
         }
+        if shown.ends_with(".gguf") {
+            return Ok(Gguf::open(path)?.checkpoint());
+        }
         if shown.ends_with(".safetensors") {
             return Checkpoint::from_bytes(map_file(path)?, &shown);
         }
-        Err(WeightsError::invalid(&shown, "expected a .safetensors file, a .safetensors.index.json, or a directory"))
+        Err(WeightsError::invalid(
+            &shown,
+            "expected a .safetensors file, a .safetensors.index.json, a .gguf file, or a directory",
+        ))
     }
 
     /// Checks one safetensors file that is already in memory; `file` is the name used in errors. Bytes that are
     /// not aligned to 8 are copied once, so that tensors can be read as numbers.
     pub fn from_bytes(bytes: SharedBytes, file: &str) -> Result<Checkpoint, WeightsError> {
-        let tensors = read_tensors(&bytes.aligned(), file)?;
-        Ok(Checkpoint { tensors: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect() })
+        Ok(Checkpoint::from_tensors(read_tensors(&bytes.aligned(), file)?.into_iter()))
+    }
+
+    /// These tensors, whose names differ.
+    pub(super) fn from_tensors(tensors: impl Iterator<Item = Tensor>) -> Checkpoint {
+        Checkpoint { tensors: tensors.map(|tensor| (tensor.name.clone(), tensor)).collect() }
     }
 
     /// The tensor with this name.
@@ -97,7 +108,7 @@ pub(crate) fn find_weights(dir: &Path) -> Option<PathBuf> {
     [SINGLE_FILE, INDEX_FILE].map(|name| dir.join(name)).into_iter().find(|path| path.exists())
 }
 
-fn map_file(path: &Path) -> Result<SharedBytes, WeightsError> {
+pub(super) fn map_file(path: &Path) -> Result<SharedBytes, WeightsError> {
     let refuse = |message: &str| WeightsError::invalid(&path.display().to_string(), message);
     // The kind first: opening a named pipe would wait for a writer.
     if !std::fs::metadata(path).map_err(WeightsError::io(path))?.is_file() {

@@ -1,6 +1,8 @@
-//! The element types that a tensor can be stored in.
+//! The formats that a tensor can be stored in.
 
-/// How a tensor's elements are stored. One row a format; block-quantized formats will join it.
+use super::formats::{self, Q4_0, Q4K, Q5K, Q6K, Q8_0};
+
+/// How a tensor's elements are stored. The quantized formats have a file each in [`formats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE 754 single precision.
@@ -9,42 +11,101 @@ pub enum DType {
     F16,
     /// The upper half of an f32: 8 exponent bits, 7 mantissa bits.
     BF16,
+    /// [`formats::q8_0`]
+    Q8_0,
+    /// [`formats::q4_0`]
+    Q4_0,
+    /// [`formats::q4_k`]
+    Q4K,
+    /// [`formats::q5_k`]
+    Q5K,
+    /// [`formats::q6_k`]
+    Q6K,
+}
+
+/// A row of [`DType::TABLE`].
+pub struct Layout {
+    /// The format.
+    pub dtype: DType,
+    /// Its name on screen; that of F32, F16 and BF16 is also the one in safetensors headers.
+    pub name: &'static str,
+    /// Its number in GGUF files (`ggml_type`).
+    pub ggml_type: u32,
+    /// Elements in a block; 1 where elements stand alone.
+    pub block: usize,
+    /// Bytes that a block takes.
+    pub block_bytes: usize,
+}
+
+const fn row(dtype: DType, name: &'static str, ggml_type: u32, block: usize, block_bytes: usize) -> Layout {
+    Layout { dtype, name, ggml_type, block, block_bytes }
 }
 
 impl DType {
-    /// Every format, in the order of the table: format, name in safetensors headers and on screen, bytes an element.
-    pub const TABLE: [(DType, &'static str, usize); 3] =
-        [(DType::F32, "F32", 4), (DType::F16, "F16", 2), (DType::BF16, "BF16", 2)];
+    /// Every format, in the order of the enum.
+    pub const TABLE: [Layout; 8] = [
+        row(DType::F32, "F32", 0, 1, 4),
+        row(DType::F16, "F16", 1, 1, 2),
+        row(DType::BF16, "BF16", 30, 1, 2),
+        row(DType::Q8_0, "Q8_0", 8, 32, size_of::<Q8_0>()),
+        row(DType::Q4_0, "Q4_0", 2, 32, size_of::<Q4_0>()),
+        row(DType::Q4K, "Q4_K", 12, 256, size_of::<Q4K>()),
+        row(DType::Q5K, "Q5_K", 13, 256, size_of::<Q5K>()),
+        row(DType::Q6K, "Q6_K", 14, 256, size_of::<Q6K>()),
+    ];
 
-    /// The name used in safetensors headers and on screen.
+    /// The name on screen.
     pub fn name(self) -> &'static str {
-        self.row().1
+        self.layout().name
     }
 
-    /// The format with this safetensors name, if it is one that `fs` reads.
-    pub fn from_name(name: &str) -> Option<DType> {
-        Self::TABLE.iter().find(|row| row.1 == name).map(|row| row.0)
+    /// The format with this safetensors name, if it is one that `fs` reads. The quantized formats have none.
+    pub fn from_safetensors_name(name: &str) -> Option<DType> {
+        Self::TABLE.iter().find(|row| row.name == name && row.block == 1).map(|row| row.dtype)
     }
 
-    /// Bytes that `elements` elements take, or `None` if that overflows.
+    /// The format with this number in GGUF, if it is one that `fs` reads.
+    pub fn from_ggml_type(number: u32) -> Option<DType> {
+        Self::TABLE.iter().find(|row| row.ggml_type == number).map(|row| row.dtype)
+    }
+
+    /// Whether elements are stored in blocks of codes.
+    pub fn is_quantized(self) -> bool {
+        self.layout().block > 1
+    }
+
+    /// Bytes that `elements` elements take, or `None` if that overflows or if they do not fill whole blocks.
     pub fn bytes(self, elements: usize) -> Option<usize> {
-        elements.checked_mul(self.row().2)
+        let Layout { block, block_bytes, .. } = self.layout();
+        elements.is_multiple_of(*block).then(|| (elements / block).checked_mul(*block_bytes)).flatten()
     }
 
-    /// Copies stored elements into `out` as f32, exactly (f32 holds every value of the other formats).
+    /// What a tensor of this format is aligned to, in bytes.
+    pub fn alignment(self) -> usize {
+        if self.is_quantized() { align_of::<half::f16>() } else { self.layout().block_bytes }
+    }
+
+    /// Turns stored elements into f32: exactly for F32, F16 and BF16, and into the numbers that the codes stand for
+    /// otherwise.
     ///
-    /// `bytes` must be `out.len()` elements, aligned to the element size; loading a tensor guarantees both.
+    /// `bytes` must be `out.len()` elements, whole blocks, aligned; loading a tensor guarantees all three.
     pub fn widen(self, bytes: &[u8], out: &mut [f32]) {
         use half::slice::HalfFloatSliceExt;
         match self {
             DType::F32 => out.copy_from_slice(bytemuck::cast_slice(bytes)),
             DType::F16 => bytemuck::cast_slice::<u8, half::f16>(bytes).convert_to_f32_slice(out),
             DType::BF16 => bytemuck::cast_slice::<u8, half::bf16>(bytes).convert_to_f32_slice(out),
+            DType::Q8_0 => formats::dequantize_all::<Q8_0>(bytes, out),
+            DType::Q4_0 => formats::dequantize_all::<Q4_0>(bytes, out),
+            DType::Q4K => formats::dequantize_all::<Q4K>(bytes, out),
+            DType::Q5K => formats::dequantize_all::<Q5K>(bytes, out),
+            DType::Q6K => formats::dequantize_all::<Q6K>(bytes, out),
         }
     }
 
-    fn row(self) -> &'static (DType, &'static str, usize) {
-        Self::TABLE.iter().find(|row| row.0 == self).expect("every dtype has a row")
+    /// This format's row of the table.
+    pub fn layout(self) -> &'static Layout {
+        const { &Self::TABLE }.iter().find(|row| row.dtype == self).expect("every dtype has a row")
     }
 }
 

@@ -34,14 +34,26 @@ pub enum WeightsError {
         /// What it should say.
         expected: String,
     },
-    /// What a safetensors header says of one tensor is not valid.
+    /// What a file says of one tensor is not valid.
     #[error("{file}: tensor `{tensor}` at byte {offset}: {message}")]
     Tensor {
         /// The file, or the name of an embedded one.
         file: String,
         /// The tensor's name, control characters escaped.
         tensor: String,
-        /// Where the header says that its data begins, counted from the start of the file.
+        /// Where its data begins as the file says, or where the file says what is not valid; from the start of the file.
+        offset: u64,
+        /// What was found, what was expected.
+        message: String,
+    },
+    /// A key of a GGUF file is missing or has a value that cannot be used.
+    #[error("{file}: key `{key}` at byte {offset}: {message}")]
+    Metadata {
+        /// The file.
+        file: String,
+        /// The key, control characters escaped.
+        key: String,
+        /// Where it lies in the file; 0 if it is missing.
         offset: u64,
         /// What was found, what was expected.
         message: String,

@@ -1,4 +1,4 @@
-//! Files become named tensors: configuration, safetensors (one file or shards), dtypes, and where models live.
+//! Files become named tensors: configuration, safetensors (one file or shards), GGUF, dtypes, and where models live.
 //!
 //! Everything in a file is checked with overflow-safe arithmetic before it is allocated or indexed: a lying file
 //! gets a [`WeightsError`] that names the file, the tensor and the byte offset.
@@ -10,7 +10,9 @@ pub mod download;
 mod dtype;
 mod embedded;
 mod error;
+pub mod formats;
 mod generation_config;
+pub mod gguf;
 mod json;
 pub mod known_models;
 mod model_directory;

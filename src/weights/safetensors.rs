@@ -72,8 +72,8 @@ pub(super) fn read_tensors(bytes: &SharedBytes, file: &str) -> Result<Vec<Tensor
             offset: (data_start as u64).saturating_add(begin as u64),
             message,
         };
-        let dtype = DType::from_name(&entry.dtype).ok_or_else(|| {
-            let known: Vec<&str> = DType::TABLE.iter().map(|row| row.1).collect();
+        let dtype = DType::from_safetensors_name(&entry.dtype).ok_or_else(|| {
+            let known: Vec<&str> = DType::TABLE.iter().filter(|row| row.block == 1).map(|row| row.name).collect();
             refuse(format!("found dtype `{}`, expected one of {}", printable(&entry.dtype), known.join(", ")))
         })?;
         if entry.shape.len() > MAX_DIMENSIONS {
@@ -107,7 +107,7 @@ pub(super) fn read_tensors(bytes: &SharedBytes, file: &str) -> Result<Vec<Tensor
             let gap = begin - covered;
             return Err(refuse(format!("{gap} bytes before it belong to no tensor; tensors must leave no gap")));
         }
-        let align = dtype.bytes(1).unwrap_or(1);
+        let align = dtype.alignment();
         if (data_start + begin) % align != 0 {
             return Err(refuse(format!(
                 "misaligned: a {dtype} tensor must start at a multiple of {align} bytes; write the file again \

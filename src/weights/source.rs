@@ -1,6 +1,7 @@
 //! Where a model comes from: `--model` takes a name, a directory or a file.
 
 use super::checkpoint::{INDEX_FILE, SINGLE_FILE, find_weights};
+use super::gguf::Gguf;
 use super::json::{MAX_JSON_BYTES, parse_object, read_bounded};
 use super::known_models::{self, KNOWN};
 use super::{Checkpoint, Config, GenerationConfig, SourceError, WeightsError, embedded, model_directory};
@@ -10,6 +11,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The model that is used when none is named, if it has been downloaded.
 const PREFERRED: &str = "qwen3-0.6b";
@@ -29,14 +31,16 @@ enum Place {
     Embedded(&'static embedded::Model),
     /// In a directory; `weights` is the single file or the index.
     Directory { dir: PathBuf, weights: Option<PathBuf> },
+    /// In one GGUF file.
+    Gguf { path: PathBuf, gguf: Arc<Gguf> },
 }
 
 /// A file's name for errors, and its bytes.
 type File = (String, Cow<'static, [u8]>);
 
 impl ModelSource {
-    /// Finds a model. What exists as a path is a path: a model's directory, a `.safetensors` file, an index or a
-    /// `config.json`. Everything else is a name, in any case: one of [`KNOWN`] or `owner/name` looks in
+    /// Finds a model. What exists as a path is a path: a model's directory, a `.gguf` file, a `.safetensors` file, an
+    /// index or a `config.json`. Everything else is a name, in any case: one of [`KNOWN`] or `owner/name` looks in
     /// [`model_directory()`], `stories` is in the binary, and so are the tokenizer and configuration (not the
     /// weights) of `qwen3-0.6b` for when it has not been pulled.
     ///
@@ -105,8 +109,16 @@ impl ModelSource {
         if file.ends_with(".safetensors") || file.ends_with(".index.json") {
             return Ok(Self::directory(dir, Some(path.to_path_buf())));
         }
-        let message =
-            "not a model: expected a directory, a .safetensors file, a .safetensors.index.json or a config.json";
+        if file.ends_with(".gguf") {
+            let (name, gguf) = (file.trim_end_matches(".gguf").to_string(), Arc::new(Gguf::open(path)?));
+            return Ok(Self {
+                name,
+                place: Place::Gguf { path: path.to_path_buf(), gguf },
+                is_embedded_default: false,
+            });
+        }
+        let message = "not a model: expected a directory, a .gguf file, a .safetensors file, a .safetensors.index.json or \
+                       a config.json";
         Err(WeightsError::invalid(&path.display().to_string(), message))
     }
 
@@ -155,11 +167,12 @@ impl ModelSource {
         })
     }
 
-    /// The directory that the files lie in; `None` if they are in the binary.
+    /// The directory that the files lie in, or the GGUF file; `None` if they are in the binary.
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
             Place::Embedded(_) => None,
             Place::Directory { dir, .. } => Some(dir),
+            Place::Gguf { path, .. } => Some(path),
         }
     }
 
@@ -168,17 +181,32 @@ impl ModelSource {
         match &self.place {
             Place::Embedded(model) => model.weights.is_some(),
             Place::Directory { weights, .. } => weights.is_some(),
+            Place::Gguf { gguf, .. } => !gguf.tensors.is_empty(),
         }
     }
 
-    /// `config.json`.
+    /// The GGUF file, if the model is one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.place {
+            Place::Gguf { gguf, .. } => Some(gguf),
+            _ => None,
+        }
+    }
+
+    /// `config.json`, or a GGUF file's keys.
     pub fn config(&self) -> Result<Config, WeightsError> {
+        if let Some(gguf) = self.gguf() {
+            return gguf.config();
+        }
         let (file, json) = self.require("config.json")?;
         Config::from_json(&json, &file)
     }
 
     /// `generation_config.json`; its absence is not an error.
     pub fn generation_config(&self) -> Result<GenerationConfig, WeightsError> {
+        if let Some(gguf) = self.gguf() {
+            return gguf.generation_config();
+        }
         match self.read("generation_config.json")? {
             Some((file, json)) => GenerationConfig::from_json(&json, &file),
             None => Ok(GenerationConfig::default()),
@@ -190,11 +218,15 @@ impl ModelSource {
         match &self.place {
             Place::Embedded(_) => true,
             Place::Directory { dir, .. } => dir.join("tokenizer.json").exists(),
+            Place::Gguf { gguf, .. } => gguf.has_tokenizer(),
         }
     }
 
-    /// `tokenizer.json`.
+    /// `tokenizer.json`, or a GGUF file's keys.
     pub fn tokenizer(&self) -> Result<Tokenizer, SourceError> {
+        if let Some(gguf) = self.gguf() {
+            return gguf.tokenizer();
+        }
         let (file, json) = self.require("tokenizer.json")?;
         Ok(Tokenizer::from_json(&json, &file)?)
     }
@@ -206,7 +238,11 @@ impl ModelSource {
         Ok(Some(ChatTemplate::new(&template, &file)?))
     }
 
-    fn chat_template_text(&self) -> Result<Option<(String, String)>, WeightsError> {
+    /// The chat template as it is written, after the name of its file.
+    pub(super) fn chat_template_text(&self) -> Result<Option<(String, String)>, WeightsError> {
+        if let Some(gguf) = self.gguf() {
+            return gguf.chat_template_text();
+        }
         if let Some((file, bytes)) = self.read("chat_template.jinja")? {
             let text = String::from_utf8(bytes.into_owned())
                 .map_err(|error| WeightsError::invalid(&file, format!("not UTF-8: {error}")))?;
@@ -231,6 +267,7 @@ impl ModelSource {
                 let bytes = model.weights.into_iter();
                 return Ok(bytes.map(|bytes| ("model.safetensors".into(), hex(&Sha256::digest(bytes)))).collect());
             }
+            Place::Gguf { path, .. } => [path.clone()].into(),
             Place::Directory { .. } => {
                 let checkpoint = self.require_checkpoint()?;
                 checkpoint.tensors().map(|tensor| PathBuf::from(&*tensor.file)).collect()
@@ -248,6 +285,7 @@ impl ModelSource {
         match &self.place {
             Place::Embedded(model) => model.checkpoint().transpose(),
             Place::Directory { weights, .. } => weights.as_deref().map(Checkpoint::open).transpose(),
+            Place::Gguf { gguf, .. } => Ok((!gguf.tensors.is_empty()).then(|| gguf.checkpoint())),
         }
     }
 
@@ -258,6 +296,10 @@ impl ModelSource {
                 Place::Embedded(model) => (
                     self.name.clone(),
                     format!("the binary holds only its tokenizer and configuration; run `fs pull {}`", model.name),
+                ),
+                Place::Gguf { path, .. } => (
+                    path.display().to_string(),
+                    "the file holds no tensors: it is a vocabulary or a split model's first part".into(),
                 ),
                 Place::Directory { dir, .. } => (
                     dir.display().to_string(),
@@ -277,6 +319,7 @@ impl ModelSource {
             Place::Embedded(model) => {
                 Ok(model.read(name).map(|bytes| (format!("{}/{name} (embedded)", model.name), bytes)))
             }
+            Place::Gguf { .. } => Ok(None),
             Place::Directory { dir, .. } => {
                 let path = dir.join(name);
                 match read_bounded(&path, MAX_JSON_BYTES) {

@@ -4,33 +4,167 @@
 //! each weight is read once and used once, so the time is the time to read the weights; for many (prefill) each
 //! weight read is used for every row, so the time is the arithmetic's.
 //!
-//! Outputs are cut into blocks of weight rows; a thread streams a block's rows, which lie one after the other.
+//! Outputs are cut into blocks of weight rows; a thread streams a block's rows, which lie one after the other. How a block
+//! is computed depends on the weights and on the number of input rows:
+//!
+//! | weights | few rows | many rows |
+//! | --- | --- | --- |
+//! | f32, f16, bf16, in place | [`Linear`]: dot products | [`LinearPanels`]: transposed panels |
+//! | quantized, [packed](super::packed) | [`LinearRow`] | [`LinearTiles`]: unpacked panels |
+//!
+//! Layers with the same input are one job for the threads, and share what the input is turned into: 8-bit codes for
+//! quantized weights, interleaved tiles for panels.
 
-use super::Cpu;
-use super::simd::{Element, Linear};
-use super::threads::Block;
-use crate::backend::matrix::{Elements, Matrix};
+use super::packed::{PANEL, Packed};
+use super::simd::{
+    Format, Interleave, Interleaved, Linear, LinearPanels, LinearRow, LinearTiles, PackedQ4_0, PackedQ4K, PackedQ5K,
+    PackedQ6K, PackedQ8_0, Quantize, Quantized, panel_tile, tile_rows,
+};
+use super::threads::{Block, Cut};
+use super::{Cpu, CpuWeight, Form};
+use crate::backend::matrix::Elements;
+use crate::weights::DType;
+use std::marker::PhantomData;
 
-/// Bytes of weights in a block: small enough to stay in a core's L2 cache while every input row passes over it, large
-/// enough that taking a block costs nothing beside it.
-const BLOCK_BYTES: usize = 128 << 10;
+/// Bytes of weights in a block of decoding: large enough that taking a block costs nothing beside it.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// Input rows from which on panels are worth their transposition.
+const MANY_ROWS: usize = 9;
 
 /// `out[r][o] = x[r] · weight[o]`; see [`crate::backend::Backend::linear`].
-pub fn linear(cpu: &Cpu, out: &mut [f32], x: &[f32], weight: &Matrix, rows: usize) {
-    let (outputs, columns) = (weight.rows(), weight.columns());
-    // At least four blocks a thread where there is enough work, so that a slow thread holds nobody up.
-    let by_cache = BLOCK_BYTES / (columns * 2);
-    let by_threads = outputs.div_ceil(4 * cpu.pool.threads());
-    let block = by_cache.min(by_threads).max(8).next_multiple_of(4);
-    cpu.pool.run_blocks(&mut out[..rows * outputs], outputs, (rows, block), |out| {
-        match weight.elements(out.columns()) {
-            Elements::F32(weights) => run(cpu, weights, x, columns, out),
-            Elements::F16(weights) => run(cpu, weights, x, columns, out),
-            Elements::BF16(weights) => run(cpu, weights, x, columns, out),
+pub fn linear(cpu: &Cpu, out: &mut [f32], x: &[f32], weight: &CpuWeight, rows: usize) {
+    linear_many(cpu, [out], x, [weight], rows);
+}
+
+/// Several linear layers of one input.
+pub fn linear_many<const N: usize>(cpu: &Cpu, out: [&mut [f32]; N], x: &[f32], weights: [&CpuWeight; N], rows: usize) {
+    let columns = weights[0].columns();
+    assert!(weights.iter().all(|weight| weight.columns() == columns), "layers of one input have one width");
+    let x = &x[..rows * columns];
+    let dtypes = weights.map(CpuWeight::dtype);
+    let quantized = dtypes.iter().any(|dtype| dtype.is_quantized()).then(|| quantize(cpu, x, columns));
+    let many = rows >= MANY_ROWS;
+    let bf16_dot = cpu.level.has_bf16_dot();
+    let as_pairs = |dtype: &DType| bf16_dot && *dtype == DType::BF16;
+    let tiles = |wanted: bool, bf16: bool| (many && wanted).then(|| interleave(cpu, x, columns, bf16));
+    let pairs = tiles(dtypes.iter().any(as_pairs), true);
+    let values = tiles(dtypes.iter().any(|dtype| !dtype.is_quantized() && !as_pairs(dtype)), false);
+
+    let mut out = out.into_iter();
+    let cuts = weights.map(|weight| {
+        let outputs = weight.rows();
+        let values = &mut out.next().expect("as many as there are weights")[..rows * outputs];
+        Cut { values, columns: outputs, block: (rows, block_outputs(cpu, weight, many)) }
+    });
+    cpu.pool.run_blocks_of(cuts, |which, out| {
+        let panels = if as_pairs(&dtypes[which]) { &pairs } else { &values };
+        match (&weights[which].form, &quantized, panels) {
+            (Form::Packed(weight), Some(x), _) => packed(cpu, weight, x, out),
+            (Form::InPlace(weight), _, Some(x)) => match weight.elements(out.columns()) {
+                Elements::F32(weights) => cpu.level.run(LinearPanels { weights, columns, x, out }),
+                Elements::F16(weights) => cpu.level.run(LinearPanels { weights, columns, x, out }),
+                Elements::BF16(weights) => cpu.level.run(LinearPanels { weights, columns, x, out }),
+            },
+            (Form::InPlace(weight), _, None) => match weight.elements(out.columns()) {
+                Elements::F32(weights) => cpu.level.run(Linear { weights, x, columns, out }),
+                Elements::F16(weights) => cpu.level.run(Linear { weights, x, columns, out }),
+                Elements::BF16(weights) => cpu.level.run(Linear { weights, x, columns, out }),
+            },
+            (Form::Packed(_), None, _) => unreachable!("made above for packed weights"),
         }
     });
 }
 
-fn run<E: Element>(cpu: &Cpu, weights: &[E], x: &[f32], columns: usize, out: &mut Block<'_>) {
-    cpu.level.run(Linear { weights, x, columns, out });
+/// Outputs of a block: whole panels; at least four blocks a thread where there is enough work, so that a slow thread holds
+/// nobody up.
+fn block_outputs(cpu: &Cpu, weight: &CpuWeight, many: bool) -> usize {
+    let by_threads = weight.rows().div_ceil(4 * cpu.pool.threads());
+    let wanted = if many { 2 * PANEL } else { BLOCK_BYTES / weight.row_bytes().max(1) };
+    wanted.min(by_threads).max(1).next_multiple_of(if many { 2 * PANEL } else { PANEL })
+}
+
+/// Some outputs of quantized weights.
+fn packed(cpu: &Cpu, weight: &Packed, x: &Quantized, out: &mut Block<'_>) {
+    match weight.dtype() {
+        DType::Q8_0 => packed_as::<PackedQ8_0>(cpu, weight, x, out),
+        DType::Q4_0 => packed_as::<PackedQ4_0>(cpu, weight, x, out),
+        DType::Q4K => packed_as::<PackedQ4K>(cpu, weight, x, out),
+        DType::Q5K => packed_as::<PackedQ5K>(cpu, weight, x, out),
+        DType::Q6K => packed_as::<PackedQ6K>(cpu, weight, x, out),
+        DType::F32 | DType::F16 | DType::BF16 => unreachable!("only quantized weights are packed"),
+    }
+}
+
+fn packed_as<F: Format>(cpu: &Cpu, weight: &Packed, x: &Quantized, out: &mut Block<'_>) {
+    let panels = weight.panels(out.columns());
+    if out.rows().len() == 1 {
+        cpu.level.run(LinearRow::<F> { panels, x, out, format: PhantomData });
+    } else {
+        cpu.level.run(LinearTiles::<F> { panels, x, out, format: PhantomData });
+    }
+}
+
+/// Rounds the input to 8 bits, once for all layers that read it.
+fn quantize(cpu: &Cpu, x: &[f32], columns: usize) -> Quantized {
+    let rows = x.len() / columns;
+    let tile = if rows == 1 { 1 } else { tile_rows(cpu.level.lanes()) };
+    let (tiles, blocks) = (rows.div_ceil(tile), columns / 32);
+    let mut to = Quantized {
+        tile,
+        columns,
+        codes: vec![0; tiles * tile * columns],
+        scales: vec![0.0; tiles * tile * blocks],
+        sums: vec![[0, 0]; tiles * tile * blocks],
+    };
+    let parts = to.codes.chunks_exact_mut(tile * columns);
+    let parts = parts.zip(to.scales.chunks_exact_mut(tile * blocks)).zip(to.sums.chunks_exact_mut(tile * blocks));
+    let mut parts: Vec<_> = parts.zip(x.chunks(tile * columns)).collect();
+    cpu.pool.run_chunks(&mut parts, 1, |_, part| {
+        let [(((codes, scales), sums), x)] = part else { unreachable!("chunks of one") };
+        cpu.level.run(Quantize { x, tile, columns, codes, scales, sums });
+    });
+    to
+}
+
+/// Interleaves the input's rows, once for all layers that read it.
+fn interleave(cpu: &Cpu, x: &[f32], columns: usize, bf16: bool) -> Interleaved {
+    let tile = panel_tile(cpu.level.lanes()).0;
+    let words = if bf16 { columns.div_ceil(2) } else { columns };
+    let tiles = (x.len() / columns).div_ceil(tile);
+    let mut values = vec![0.0; tiles * tile * words];
+    cpu.pool.run_chunks(&mut values, tile * words, |i, to| {
+        let x = &x[i * tile * columns..x.len().min((i + 1) * tile * columns)];
+        cpu.level.run(Interleave { x, tile, columns, bf16, to });
+    });
+    Interleaved { tile, words, values }
+}
+
+impl CpuWeight {
+    /// Number of rows: output features.
+    fn rows(&self) -> usize {
+        match &self.form {
+            Form::InPlace(matrix) => matrix.rows(),
+            Form::Packed(packed) => packed.rows(),
+        }
+    }
+
+    /// Number of columns: input features.
+    fn columns(&self) -> usize {
+        match &self.form {
+            Form::InPlace(matrix) => matrix.columns(),
+            Form::Packed(packed) => packed.columns(),
+        }
+    }
+
+    fn dtype(&self) -> DType {
+        match &self.form {
+            Form::InPlace(matrix) => matrix.dtype(),
+            Form::Packed(packed) => packed.dtype(),
+        }
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.dtype().bytes(self.columns()).unwrap_or(0)
+    }
 }

@@ -4,7 +4,9 @@
 
 mod attention;
 mod bandwidth;
+mod huge;
 mod linear;
+mod packed;
 mod peak;
 mod rows;
 pub mod simd;
@@ -14,6 +16,7 @@ use super::matrix::Matrix;
 use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, Peak, assert_in_cache, reference};
 use crate::model::kv_cache::{HostKvCache, KvLayout};
 use crate::weights::Tensor;
+use packed::Packed;
 use simd::Level;
 use threads::ThreadPool;
 
@@ -39,10 +42,16 @@ impl Cpu {
 
 /// A weight as the CPU backend holds it.
 pub struct CpuWeight {
-    /// The weight in its file's dtype and place.
-    matrix: Matrix,
+    form: Form,
     /// A vector (norm weight, bias) widened to f32 at load: it is small, and read element by element.
     vector: Vec<f32>,
+}
+
+enum Form {
+    /// In its file's dtype and place.
+    InPlace(Matrix),
+    /// Quantized, and laid out anew.
+    Packed(Packed),
 }
 
 impl Backend for Cpu {
@@ -65,7 +74,11 @@ impl Backend for Cpu {
     fn load(&self, tensor: &Tensor) -> Result<CpuWeight, BackendError> {
         let matrix = Matrix::new(tensor, "cpu")?;
         let vector = if tensor.shape.len() == 1 { matrix.to_f32() } else { Vec::new() };
-        Ok(CpuWeight { matrix, vector })
+        let form = match tensor.dtype.is_quantized() {
+            true => Form::Packed(Packed::new(&matrix, &self.pool)),
+            false => Form::InPlace(matrix),
+        };
+        Ok(CpuWeight { form, vector })
     }
 
     fn buffer(&self, len: usize) -> Vec<f32> {
@@ -89,7 +102,14 @@ impl Backend for Cpu {
     }
 
     fn embed(&self, out: &mut Vec<f32>, table: &CpuWeight, ids: &[u32]) {
-        reference::embed::embed(out, &table.matrix, ids);
+        match &table.form {
+            Form::InPlace(matrix) => reference::embed::embed(out, matrix, ids),
+            Form::Packed(packed) => {
+                for (&id, row) in ids.iter().zip(out.chunks_exact_mut(packed.columns())) {
+                    packed.read_row(id as usize, row);
+                }
+            }
+        }
     }
 
     fn rms_norm(&self, out: &mut Vec<f32>, x: &Vec<f32>, weight: &CpuWeight, eps: f32, rows: usize) {
@@ -101,7 +121,24 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, out: &mut Vec<f32>, x: &Vec<f32>, weight: &CpuWeight, rows: usize) {
-        linear::linear(self, out, x, &weight.matrix, rows);
+        linear::linear(self, out, x, weight, rows);
+    }
+
+    fn linear_qkv(&self, [q, k, v]: [&mut Vec<f32>; 3], x: &Vec<f32>, weights: [&CpuWeight; 3], rows: usize) {
+        linear::linear_many(self, [q, k, v], x, weights, rows);
+    }
+
+    fn linear_swiglu(
+        &self,
+        gate: &mut Vec<f32>,
+        up: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weights: [&CpuWeight; 2],
+        rows: usize,
+        intermediate: usize,
+    ) {
+        linear::linear_many(self, [&mut *gate, &mut *up], x, weights, rows);
+        self.swiglu(gate, up, rows * intermediate);
     }
 
     fn add_bias(&self, x: &mut Vec<f32>, bias: &CpuWeight, rows: usize) {

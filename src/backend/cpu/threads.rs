@@ -35,8 +35,8 @@ struct Shared {
     /// Counts jobs; a worker that sees it change has a job to join. `usize::MAX` asks the workers to end.
     epoch: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
-    /// The next task to be taken.
-    next: AtomicUsize,
+    /// Of each thread's share of the tasks, the next one to be taken.
+    next: Vec<Padded<AtomicUsize>>,
     /// Workers that have not finished the current job.
     busy: AtomicUsize,
     panicked: AtomicBool,
@@ -44,6 +44,10 @@ struct Shared {
     parked: Mutex<usize>,
     wake: Condvar,
 }
+
+/// A cache line of its own: threads that count up neighbours would pass one line back and forth.
+#[repr(align(128))]
+struct Padded<T>(T);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -67,7 +71,7 @@ impl ThreadPool {
             spins_before_parking: if threads > cores { 0 } else { SPINS_BEFORE_PARKING },
             epoch: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            next: (0..threads.max(1)).map(|_| Padded(AtomicUsize::new(0))).collect(),
             busy: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             parked: Mutex::new(0),
@@ -76,7 +80,7 @@ impl ThreadPool {
         let workers = (1..threads.max(1))
             .map_while(|i| {
                 let shared = shared.clone();
-                std::thread::Builder::new().name(format!("fs-worker-{i}")).spawn(move || shared.work()).ok()
+                std::thread::Builder::new().name(format!("fs-worker-{i}")).spawn(move || shared.work(i)).ok()
             })
             .collect();
         Self { shared, workers, turn: Mutex::new(()) }
@@ -88,6 +92,9 @@ impl ThreadPool {
     }
 
     /// Calls `body(task)` for every task in `0..tasks`, in any order, on all threads; returns when all are done.
+    ///
+    /// Each thread begins with a share of neighbouring tasks, so that it streams contiguous memory, and then takes over
+    /// what others have not begun.
     pub fn run(&self, tasks: usize, body: impl Fn(usize) + Sync) {
         if tasks <= 1 || self.workers.is_empty() {
             (0..tasks).for_each(body);
@@ -102,14 +109,16 @@ impl ThreadPool {
         let body: *const Body<'static> = unsafe { std::mem::transmute(body) };
         // SAFETY: `turn` is held and `busy` is 0, so no other thread reads or writes the job now.
         unsafe { *shared.job.get() = Some(Job { body, tasks }) };
-        shared.next.store(0, Ordering::Relaxed);
+        for (thread, next) in shared.next.iter().enumerate() {
+            next.0.store(shared.share(thread, tasks).start, Ordering::Relaxed);
+        }
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
         shared.epoch.fetch_add(1, Ordering::Release);
         if *shared.parked.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) > 0 {
             shared.wake.notify_all();
         }
 
-        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(Job { body, tasks })));
+        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(Job { body, tasks }, 0)));
         let mut spins = 0;
         while shared.busy.load(Ordering::Acquire) > 0 {
             spins += 1;
@@ -130,25 +139,52 @@ impl ThreadPool {
         &self,
         values: &mut [f32],
         columns: usize,
-        (block_rows, block_columns): (usize, usize),
+        block: (usize, usize),
         body: impl Fn(&mut Block<'_>) + Sync,
     ) {
-        if values.is_empty() {
-            return;
-        }
-        assert!(columns > 0 && values.len().is_multiple_of(columns), "{} values in rows of {columns}", values.len());
-        assert!(block_rows > 0 && block_columns > 0);
-        let rows = values.len() / columns;
-        let across = columns.div_ceil(block_columns);
-        let grid = Grid { start: values.as_mut_ptr(), columns };
-        self.run(rows.div_ceil(block_rows) * across, |task| {
-            let (row, column) = (task / across * block_rows, task % across * block_columns);
-            body(&mut Block {
-                grid: &grid,
-                rows: row..(row + block_rows).min(rows),
-                columns: column..(column + block_columns).min(columns),
-                values: PhantomData,
-            });
+        self.run_blocks_of([Cut { values, columns, block }], |_, block| body(block));
+    }
+
+    /// [`run_blocks`](Self::run_blocks) of several buffers at once; `body` is given the buffer's number too. One job
+    /// for three buffers makes threads wait for each other once instead of three times.
+    pub fn run_blocks_of<const N: usize>(&self, cuts: [Cut<'_>; N], body: impl Fn(usize, &mut Block<'_>) + Sync) {
+        let grids = cuts.map(|Cut { values, columns, block }| {
+            assert!(
+                columns > 0 && values.len().is_multiple_of(columns),
+                "{} values in rows of {columns}",
+                values.len()
+            );
+            assert!(block.0 > 0 && block.1 > 0);
+            Grid { start: values.as_mut_ptr(), rows: values.len() / columns, columns, block }
+        });
+        self.run(grids.iter().map(Grid::blocks).sum(), |task| {
+            let mut task = task;
+            for (number, grid) in grids.iter().enumerate() {
+                if task < grid.blocks() {
+                    let (across, (block_rows, block_columns)) = (grid.across(), grid.block);
+                    let (row, column) = (task / across * block_rows, task % across * block_columns);
+                    return body(
+                        number,
+                        &mut Block {
+                            grid,
+                            rows: row..(row + block_rows).min(grid.rows),
+                            columns: column..(column + block_columns).min(grid.columns),
+                            values: PhantomData,
+                        },
+                    );
+                }
+                task -= grid.blocks();
+            }
+        });
+    }
+
+    /// Calls `body(i, chunk)` for every chunk of `size` values (the last may be shorter), on all threads.
+    pub fn run_chunks<T: Send>(&self, values: &mut [T], size: usize, body: impl Fn(usize, &mut [T]) + Sync) {
+        let chunks = Chunks { start: values.as_mut_ptr(), len: values.len() };
+        self.run(values.len().div_ceil(size.max(1)), |i| {
+            // SAFETY: chunk `i` is inside `values`, which this function has borrowed mutably, no two chunks overlap, and
+            // each is handed out once.
+            body(i, unsafe { chunks.get(i * size, size) });
         });
     }
 }
@@ -165,7 +201,7 @@ impl Drop for ThreadPool {
 }
 
 impl Shared {
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
             seen = match self.wait_for_epoch_after(seen) {
@@ -175,7 +211,7 @@ impl Shared {
             // SAFETY: the epoch was read with Acquire after the job was written, and the job is not written again
             // before this thread decrements `busy`.
             if let Some(job) = unsafe { *self.job.get() }
-                && catch_unwind(AssertUnwindSafe(|| self.take_tasks(job))).is_err()
+                && catch_unwind(AssertUnwindSafe(|| self.take_tasks(job, thread))).is_err()
             {
                 self.panicked.store(true, Ordering::Relaxed);
             }
@@ -183,15 +219,26 @@ impl Shared {
         }
     }
 
-    fn take_tasks(&self, job: Job) {
+    /// The tasks that `thread` begins with.
+    fn share(&self, thread: usize, tasks: usize) -> Range<usize> {
+        let threads = self.next.len();
+        tasks * thread / threads..tasks * (thread + 1) / threads
+    }
+
+    fn take_tasks(&self, job: Job, thread: usize) {
         // SAFETY: `run` keeps the closure alive until every thread has left this job.
         let body = unsafe { &*job.body };
-        loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= job.tasks {
-                return;
+        for turn in 0..self.next.len() {
+            let owner = (thread + turn) % self.next.len();
+            let end = self.share(owner, job.tasks).end;
+            let next = &self.next[owner].0;
+            // Looked at before it is counted up, so that the owner's counter is not passed around for nothing.
+            while next.load(Ordering::Relaxed) < end {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task < end {
+                    body(task);
+                }
             }
-            body(task);
         }
     }
 
@@ -214,12 +261,53 @@ impl Shared {
     }
 }
 
-struct Grid {
-    start: *mut f32,
-    columns: usize,
+/// A buffer `[rows, columns]` and the most rows and columns of a block of it.
+pub struct Cut<'a> {
+    /// The buffer.
+    pub values: &'a mut [f32],
+    /// Length of a row.
+    pub columns: usize,
+    /// Rows and columns of a block.
+    pub block: (usize, usize),
 }
 
-// SAFETY: the pointer comes from a `&mut [f32]` that `run_blocks` holds while blocks exist, and blocks reach only their
+struct Chunks<T> {
+    start: *mut T,
+    len: usize,
+}
+
+impl<T> Chunks<T> {
+    /// # Safety
+    /// `start <= len`; nobody else uses these values while the slice is alive.
+    #[allow(clippy::mut_from_ref, reason = "the caller keeps slices apart")]
+    unsafe fn get(&self, start: usize, size: usize) -> &mut [T] {
+        // SAFETY: the caller's.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), size.min(self.len - start)) }
+    }
+}
+
+// SAFETY: the pointer comes from a `&mut [T]` that `run_chunks` holds, and chunks are disjoint; `T: Send` lets them go to
+// other threads.
+unsafe impl<T: Send> Sync for Chunks<T> {}
+
+struct Grid {
+    start: *mut f32,
+    rows: usize,
+    columns: usize,
+    block: (usize, usize),
+}
+
+impl Grid {
+    fn across(&self) -> usize {
+        self.columns.div_ceil(self.block.1)
+    }
+
+    fn blocks(&self) -> usize {
+        self.rows.div_ceil(self.block.0) * self.across()
+    }
+}
+
+// SAFETY: the pointer comes from a `&mut [f32]` that `run_blocks_of` holds while blocks exist, and blocks reach only their
 // own rectangle of it.
 unsafe impl Sync for Grid {}
 

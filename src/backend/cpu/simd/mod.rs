@@ -7,19 +7,32 @@
 //! How it works: `run` matches on the level and calls a function that carries `#[target_feature]`; the kernel and every
 //! vector method are `#[inline(always)]`, so their bodies end up inside that function and are compiled with its
 //! instructions. Each arm of the `match` is only reached at a level that [`Level::detect`] found.
+//!
+//! Every kernel checks its slices' lengths first and works on pointers after that: the inner loops carry no bounds
+//! checks. A sum over `n` elements runs in `LANES` partial sums and a scalar tail, whatever the number of rows at hand,
+//! so a token's values do not depend on how many tokens are computed with it.
 
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod kernels;
+mod linear;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod packed;
 mod peak;
+mod rows;
 mod scalar;
 
-pub(crate) use kernels::{Attention, Linear, RmsNorm, Sum, SwiGlu};
-pub(crate) use peak::FmaPeak;
+pub(crate) use attention::Attention;
+pub(crate) use linear::{Interleave, Interleaved, Linear, LinearPanels, panel_tile};
+pub(crate) use packed::{
+    Format, LinearRow, LinearTiles, PackedQ4_0, PackedQ4K, PackedQ5K, PackedQ6K, PackedQ8_0, Quantize, Quantized,
+    tile_rows,
+};
+pub(crate) use peak::{Bf16Peak, FmaPeak, Int8Peak};
+pub(crate) use rows::{RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
 
@@ -31,31 +44,63 @@ pub enum Level {
     /// x86-64 with AVX2, FMA and F16C: 8 lanes.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// x86-64 with AVX-512 F: 16 lanes.
+    /// AVX2 with AVX-VNNI: products of bytes summed by fours in one instruction.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, DQ and VL: 16 lanes, and twice as many registers.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// AVX-512 with VNNI and BF16: products of bf16 pairs summed in f32.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     /// aarch64: 4 lanes, and part of the architecture.
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// NEON with dotprod: products of bytes summed by fours.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// NEON with dotprod, i8mm and bf16.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 impl Level {
-    /// Every level this machine can run, the fastest last.
-    pub fn available() -> Vec<Level> {
-        let mut levels = vec![Level::Scalar];
+    /// Every level of this architecture, slowest first, with its name and whether this machine can run it.
+    fn table() -> Vec<(Level, &'static str, bool)> {
+        let mut levels = vec![(Level::Scalar, "scalar", true)];
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
-            if has!("avx2") && has!("fma") && has!("f16c") {
-                levels.push(Level::Avx2);
-                if has!("avx512f") {
-                    levels.push(Level::Avx512);
-                }
-            }
+            let avx2 = has!("avx2") && has!("fma") && has!("f16c");
+            let avx512 = avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+            let vnni = avx512 && has!("avx512vnni");
+            levels.extend([
+                (Level::Avx2, "avx2", avx2),
+                (Level::AvxVnni, "avx-vnni", avx2 && has!("avxvnni")),
+                (Level::Avx512, "avx512", avx512),
+                (Level::Avx512Vnni, "avx512-vnni", vnni),
+                (Level::Avx512Bf16, "avx512-bf16", vnni && has!("avx512bf16")),
+            ]);
         }
         #[cfg(target_arch = "aarch64")]
-        levels.push(Level::Neon);
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            let dotprod = has!("dotprod");
+            levels.extend([
+                (Level::Neon, "neon", true),
+                (Level::NeonDotprod, "neon-dotprod", dotprod),
+                (Level::NeonI8mm, "neon-i8mm", dotprod && has!("i8mm") && has!("bf16")),
+            ]);
+        }
         levels
+    }
+
+    /// Every level this machine can run, the fastest last.
+    pub fn available() -> Vec<Level> {
+        Self::table().into_iter().filter(|row| row.2).map(|row| row.0).collect()
     }
 
     /// The fastest level of this machine.
@@ -65,31 +110,93 @@ impl Level {
 
     /// Its name on screen.
     pub fn name(self) -> &'static str {
-        match self {
-            Level::Scalar => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => "avx512",
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon => "neon",
+        Self::table().into_iter().find(|row| row.0 == self).map_or("", |row| row.1)
+    }
+
+    /// f32 values in a vector.
+    pub(crate) fn lanes(self) -> usize {
+        struct Lanes;
+        impl Kernel for Lanes {
+            type Output = usize;
+            #[inline(always)]
+            unsafe fn run<V: Vector>(self) -> usize {
+                V::LANES
+            }
         }
+        self.run(Lanes)
+    }
+
+    /// Whether this level has dot products of bf16.
+    pub(crate) fn has_bf16_dot(self) -> bool {
+        struct Has;
+        impl Kernel for Has {
+            type Output = bool;
+            const DOTS: bool = true;
+            #[inline(always)]
+            unsafe fn run<V: Vector>(self) -> bool {
+                V::BF16_DOT
+            }
+        }
+        self.run(Has)
     }
 
     /// Runs `kernel` compiled for this level.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self {
+        #[cfg(target_arch = "x86_64")]
+        use {avx2::F32x8, avx512::F32x16};
+        // A kernel without dot products of small numbers is the same at all levels of one vector width.
+        #[cfg(target_arch = "x86_64")]
+        let level = match self {
+            Level::AvxVnni if !K::DOTS => Level::Avx2,
+            Level::Avx512Vnni | Level::Avx512Bf16 if !K::DOTS => Level::Avx512,
+            level => level,
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let level = self;
+        match level {
             // SAFETY: scalar vectors need no instructions beyond the baseline.
             Level::Scalar => unsafe { kernel.run::<scalar::F32x4>() },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Cpu::with_level`, whose level this is, has seen it among `available`, and so the features.
-            Level::Avx2 => unsafe { avx2::run(kernel) },
+            Level::Avx2 => unsafe { avx2::run::<F32x8<avx2::Multiply>, K>(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 => unsafe { avx512::run(kernel) },
+            Level::AvxVnni => unsafe { avx2::run_vnni::<F32x8<avx2::Vnni>, K>(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512 => unsafe { avx512::run::<F32x16<avx512::Multiply>, K>(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512Vnni => unsafe { avx512::run_vnni::<F32x16<avx512::Vnni>, K>(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512Bf16 => unsafe { avx512::run_bf16::<F32x16<avx512::VnniBf16>, K>(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
-            Level::Neon => unsafe { neon::run(kernel) },
+            Level::Neon => unsafe { neon::run::<neon::F32x4<neon::Multiply>, K>(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Level::NeonDotprod => unsafe { neon::run_dotprod::<neon::F32x4<neon::Dotprod>, K>(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Level::NeonI8mm => unsafe { neon::run_i8mm::<neon::F32x4<neon::I8mm>, K>(kernel) },
+        }
+    }
+}
+
+impl std::str::FromStr for Level {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let table = Self::table();
+        match table.iter().find(|row| row.1 == name) {
+            Some(&(level, _, true)) => Ok(level),
+            other => {
+                let names = |row: &&(Level, &'static str, bool)| row.2;
+                let here: Vec<&str> = table.iter().filter(names).map(|row| row.1).collect();
+                let found = if other.is_some() { "this machine has no" } else { "there is no SIMD level" };
+                Err(format!("{found} `{name}`; this machine runs: {}", here.join(", ")))
+            }
         }
     }
 }
@@ -98,6 +205,9 @@ impl Level {
 pub trait Kernel {
     /// What it returns.
     type Output;
+
+    /// Whether it uses the dot products of [`Vector`]; only then is it compiled for each kind of them.
+    const DOTS: bool = false;
 
     /// Runs it with vectors of type `V`. Implementations are `#[inline(always)]`.
     ///
@@ -146,6 +256,77 @@ pub unsafe trait Vector: Copy {
     /// The sum of all lanes.
     unsafe fn sum(self) -> f32;
 
+    /// The largest lane.
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        // SAFETY: no vector has more lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes[..Self::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// Stores the first `to.len()` lanes, or all if there are fewer.
+    #[inline(always)]
+    unsafe fn store_some(self, to: &mut [f32]) {
+        if to.len() >= Self::LANES {
+            // SAFETY: there is room for all lanes.
+            unsafe { self.store(to.as_mut_ptr()) };
+        } else {
+            let mut lanes = [0.0; 16];
+            // SAFETY: no vector has more lanes.
+            unsafe { self.store(lanes.as_mut_ptr()) };
+            to.copy_from_slice(&lanes[..to.len()]);
+        }
+    }
+
+    /// `LANES` words of 32 bits: whole numbers, or four bytes each.
+    type Words: Copy;
+    /// Loads words.
+    unsafe fn load_words(from: *const u8) -> Self::Words;
+    /// Stores words.
+    unsafe fn store_words(words: Self::Words, to: *mut u8);
+    /// The same word in each lane.
+    unsafe fn splat_word(word: i32) -> Self::Words;
+    /// `a & b`.
+    unsafe fn and(a: Self::Words, b: Self::Words) -> Self::Words;
+    /// `a | b`.
+    unsafe fn or(a: Self::Words, b: Self::Words) -> Self::Words;
+    /// `a << N` in each word.
+    unsafe fn shift_left<const N: u32>(a: Self::Words) -> Self::Words;
+    /// `a >> N` in each word, filling with zeros.
+    unsafe fn shift_right<const N: u32>(a: Self::Words) -> Self::Words;
+    /// Whole numbers as f32.
+    unsafe fn from_words(words: Self::Words) -> Self;
+    /// The nearest whole numbers, as signed bytes; values are within -128 to 127.
+    unsafe fn store_i8(self, to: *mut i8);
+    /// Loads unsigned bytes.
+    unsafe fn load_u8(from: *const u8) -> Self;
+    /// Loads signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self;
+
+    /// `sums[i] + Σ_j codes[i][j] * x[i][j]` over the four bytes of each word: `codes` unsigned and at most 127, `x`
+    /// signed and from -127 to 127.
+    unsafe fn dot4(sums: Self::Words, codes: Self::Words, x: Self::Words) -> Self::Words;
+    /// [`dot4`](Self::dot4) for codes over the whole range of a byte, each 128 more than what it stands for. Where the
+    /// machine has only unsigned codes, [`BIAS`](Self::BIAS) times the sum of `x` is left for the caller to subtract.
+    unsafe fn dot4_biased(sums: Self::Words, codes: Self::Words, x: Self::Words) -> Self::Words;
+    /// 128 where [`dot4_biased`](Self::dot4_biased) takes codes as they are, 0 where it subtracts the 128 itself.
+    const BIAS: i32;
+
+    /// Whether [`dot2_bf16`](Self::dot2_bf16) is there.
+    const BF16_DOT: bool = false;
+    /// `self[i] + Σ_j a[i][j] * b[i][j]` over the two bf16 halves of each word.
+    unsafe fn dot2_bf16(self, _a: Self::Words, _b: Self::Words) -> Self {
+        unreachable!("BF16_DOT says that this level has no bf16 dot product")
+    }
+
+    /// Transposes a square of `LANES` rows of `LANES` words: `to[j][i] = from[i][j]`, rows being `from_stride` and
+    /// `to_stride` words apart.
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+
+    /// Asks for the cache line at `from` before it is needed; any address is allowed.
+    unsafe fn prefetch(from: *const u8);
+
     /// `exp(self)`, to about 2 units in the last place; inputs below -87 give about 1e-38, above 88 about 2e38, NaN stays NaN.
     ///
     /// `exp(x) = 2^n · exp(r)` with `n = round(x / ln 2)` and `|r| <= ln(2)/2`, where a polynomial of degree 6 is
@@ -176,6 +357,8 @@ pub trait Element: Copy + Send + Sync + 'static {
     unsafe fn load<V: Vector>(from: *const Self) -> V;
     /// This element as f32.
     fn widen(self) -> f32;
+    /// Whether it is bf16, of which some machines have dot products.
+    const IS_BF16: bool = false;
 }
 
 impl Element for f32 {
@@ -191,6 +374,7 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const IS_BF16: bool = true;
     #[inline(always)]
     unsafe fn load<V: Vector>(from: *const Self) -> V {
         // SAFETY: the caller's.

@@ -84,4 +84,79 @@ unsafe impl Vector for F32x4 {
         let [a, b, c, d] = self.0;
         (a + c) + (b + d)
     }
+
+    type Words = [i32; 4];
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> [i32; 4] {
+        unsafe { from.cast::<[i32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_words(words: [i32; 4], to: *mut u8) {
+        unsafe { to.cast::<[i32; 4]>().write_unaligned(words) }
+    }
+    #[inline(always)]
+    unsafe fn splat_word(word: i32) -> [i32; 4] {
+        [word; 4]
+    }
+    #[inline(always)]
+    unsafe fn and(a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
+        std::array::from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    unsafe fn or(a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn shift_left<const N: u32>(a: [i32; 4]) -> [i32; 4] {
+        a.map(|a| a << N)
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const N: u32>(a: [i32; 4]) -> [i32; 4] {
+        a.map(|a| (a as u32 >> N) as i32)
+    }
+    #[inline(always)]
+    unsafe fn from_words(words: [i32; 4]) -> Self {
+        Self(words.map(|word| word as f32))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) {
+        unsafe { to.cast::<[i8; 4]>().write_unaligned(self.0.map(|v| v.round_ties_even() as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        Self(unsafe { from.cast::<[u8; 4]>().read_unaligned() }.map(f32::from))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
+    }
+
+    const BIAS: i32 = 0;
+    #[inline(always)]
+    unsafe fn dot4(sums: [i32; 4], codes: [i32; 4], x: [i32; 4]) -> [i32; 4] {
+        std::array::from_fn(|i| {
+            let (codes, x) = (codes[i].to_ne_bytes(), x[i].to_ne_bytes());
+            (0..4).fold(sums[i], |sum, j| sum + i32::from(codes[j]) * i32::from(x[j] as i8))
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot4_biased(sums: [i32; 4], codes: [i32; 4], x: [i32; 4]) -> [i32; 4] {
+        std::array::from_fn(|i| {
+            let (codes, x) = (codes[i].to_ne_bytes(), x[i].to_ne_bytes());
+            (0..4).fold(sums[i], |sum, j| sum + (i32::from(codes[j]) - 128) * i32::from(x[j] as i8))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..4 {
+            for j in 0..4 {
+                // As bits: a pair of bf16 values may look like a signalling NaN, which a copy as f32 may change.
+                unsafe { *to.add(j * to_stride + i).cast::<u32>() = *from.add(i * from_stride + j).cast::<u32>() };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 }

@@ -1,0 +1,338 @@
+//! Linear layers whose weights are f32, f16 or bf16.
+
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "lengths are asserted at the top of each kernel; see the module above"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "indices mirror the formulas, and closures would not inherit instructions"
+)]
+
+use super::{Element, Kernel, Vector};
+use crate::backend::cpu::threads::Block;
+
+/// `out[r][o] = x[r] · weights[o]` for one block of outputs.
+pub struct Linear<'a, 'b, E> {
+    /// The weight rows of this block's outputs: `[outputs, columns]`.
+    pub weights: &'a [E],
+    /// All input rows: `[rows, columns]`.
+    pub x: &'a [f32],
+    /// Length of a row.
+    pub columns: usize,
+    /// `[rows, outputs]`.
+    pub out: &'a mut Block<'b>,
+}
+
+impl<E: Element> Kernel for Linear<'_, '_, E> {
+    type Output = ();
+
+    /// Tiles of 4 weight rows by 4 input rows keep 16 sums in registers, so that each loaded vector is used four times
+    /// (AVX2 has half the registers and takes 2 input rows).
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let rows = self.out.rows();
+        let outputs = self.out.columns().len();
+        assert!(self.weights.len() == outputs * self.columns && self.x.len() >= rows.end * self.columns);
+        let mut row = rows.start;
+        while row < rows.end {
+            let x = unsafe { self.x.as_ptr().add(row * self.columns) };
+            row += match rows.end - row {
+                4.. if V::LANES != 8 => unsafe { linear_rows::<V, E, 4>(x, row, self.weights, self.columns, self.out) },
+                2.. if V::LANES == 8 => unsafe { linear_rows::<V, E, 2>(x, row, self.weights, self.columns, self.out) },
+                _ => unsafe { linear_rows::<V, E, 1>(x, row, self.weights, self.columns, self.out) },
+            };
+        }
+    }
+}
+
+/// `X` input rows against all weight rows of a block; returns `X`.
+#[inline(always)]
+unsafe fn linear_rows<V: Vector, E: Element, const X: usize>(
+    x: *const f32,
+    row: usize,
+    weights: &[E],
+    columns: usize,
+    out: &mut Block<'_>,
+) -> usize {
+    let outputs = out.columns().len();
+    let mut o = 0;
+    while o < outputs {
+        let w = unsafe { weights.as_ptr().add(o * columns) };
+        if o + 4 <= outputs {
+            let sums = unsafe { dot_tile::<V, E, 4, X>(w, x, columns) };
+            for r in 0..X {
+                let out = out.row_mut(row + r);
+                for (i, sums) in sums.iter().enumerate() {
+                    out[o + i] = sums[r];
+                }
+            }
+            o += 4;
+        } else {
+            let sums = unsafe { dot_tile::<V, E, 1, X>(w, x, columns) };
+            for (r, sum) in sums[0].iter().enumerate() {
+                out.row_mut(row + r)[o] = *sum;
+            }
+            o += 1;
+        }
+    }
+    X
+}
+
+/// The dot products of `W` rows at `weights` with `X` rows at `x`, all of length `columns` and contiguous.
+#[inline(always)]
+pub(super) unsafe fn dot_tile<V: Vector, E: Element, const W: usize, const X: usize>(
+    weights: *const E,
+    x: *const f32,
+    columns: usize,
+) -> [[f32; X]; W] {
+    unsafe {
+        let mut sums = [[V::splat(0.0); X]; W];
+        let whole = columns - columns % V::LANES;
+        let mut i = 0;
+        while i < whole {
+            let mut inputs = [V::splat(0.0); X];
+            for r in 0..X {
+                inputs[r] = V::load(x.add(r * columns + i));
+            }
+            for w in 0..W {
+                let weight = E::load::<V>(weights.add(w * columns + i));
+                for r in 0..X {
+                    sums[w][r] = sums[w][r].add_product(weight, inputs[r]);
+                }
+            }
+            i += V::LANES;
+        }
+        let mut totals = [[0.0; X]; W];
+        for w in 0..W {
+            for r in 0..X {
+                let mut total = sums[w][r].sum();
+                for i in whole..columns {
+                    total += (*weights.add(w * columns + i)).widen() * *x.add(r * columns + i);
+                }
+                totals[w][r] = total;
+            }
+        }
+        totals
+    }
+}
+
+/// Input rows in tiles of `tile` that lie interleaved, so that a kernel reads the same columns of a tile's rows together.
+pub struct Interleaved {
+    /// Rows of a tile; the last tile is filled up with zeros.
+    pub tile: usize,
+    /// Words of a row: one for each column, or one for two columns rounded to bf16.
+    pub words: usize,
+    /// `[tiles, words, tile]`: f32 values, or the bits of bf16 pairs.
+    pub values: Vec<f32>,
+}
+
+/// Interleaves the rows of one tile.
+pub struct Interleave<'a> {
+    /// `[rows, columns]`, of at most one tile.
+    pub x: &'a [f32],
+    /// Rows of a tile.
+    pub tile: usize,
+    /// Length of a row.
+    pub columns: usize,
+    /// Whether to round to bf16.
+    pub bf16: bool,
+    /// The tile's part of [`Interleaved::values`].
+    pub to: &'a mut [f32],
+}
+
+impl Kernel for Interleave<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { x, tile, columns, bf16, to } = self;
+        assert!(x.len() <= tile * columns && to.len() >= columns.div_ceil(1 + usize::from(bf16)) * tile);
+        for (row, x) in x.chunks_exact(columns).enumerate() {
+            if bf16 {
+                for (word, pair) in x.chunks(2).enumerate() {
+                    let bits =
+                        |value: Option<&f32>| u32::from(half::bf16::from_f32(value.copied().unwrap_or(0.0)).to_bits());
+                    to[word * tile + row] = f32::from_bits(bits(pair.first()) | bits(pair.get(1)) << 16);
+                }
+            } else {
+                for (column, value) in x.iter().enumerate() {
+                    to[column * tile + row] = *value;
+                }
+            }
+        }
+    }
+}
+
+/// Many input rows against some weight rows: prefill.
+///
+/// The dot products of [`Linear`] take two loads for every few multiplications. Here a panel of weight rows is widened and
+/// transposed once, into scratch that stays in the L2 cache; then one vector holds the same column of `LANES` weight rows,
+/// is multiplied with one input value that all lanes share, and every loaded vector is used for a whole tile of input rows.
+pub struct LinearPanels<'a, 'b, E> {
+    /// The weight rows of this block's outputs: `[outputs, columns]`.
+    pub weights: &'a [E],
+    /// Length of a row.
+    pub columns: usize,
+    /// All input rows, in tiles of [`panel_tile`]; as bf16 pairs if the weights are bf16 and the level has dot products of
+    /// them.
+    pub x: &'a Interleaved,
+    /// `[rows, outputs]`.
+    pub out: &'a mut Block<'b>,
+}
+
+/// Input rows of a tile at each vector width, and vectors of weight rows: all their sums fit into the registers.
+pub const fn panel_tile(lanes: usize) -> (usize, usize) {
+    match lanes {
+        16 => (12, 2),
+        8 => (6, 2),
+        _ => (6, 4),
+    }
+}
+
+impl<E: Element> Kernel for LinearPanels<'_, '_, E> {
+    type Output = ();
+    const DOTS: bool = true;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { weights, columns, x, out } = self;
+        let outputs = out.columns().len();
+        assert!(weights.len() == outputs * columns);
+        let bf16 = V::BF16_DOT && E::IS_BF16;
+        assert!(x.words == if bf16 { columns.div_ceil(2) } else { columns });
+        assert!(x.values.len() >= out.rows().end.div_ceil(x.tile) * x.tile * x.words);
+        let width = panel_tile(V::LANES).1 * V::LANES;
+        let mut panel = vec![0.0f32; x.words.next_multiple_of(V::LANES) * width];
+        let mut first = 0;
+        for rows in weights.chunks(width * columns) {
+            unsafe {
+                transpose_rows::<V, E>(rows, columns, bf16, width, &mut panel);
+                let width = rows.len() / columns;
+                match (V::LANES, bf16) {
+                    (16, true) => panel_tiles::<V, 2, { panel_tile(16).0 }, true>(&panel, x, out, first, width),
+                    (16, false) => panel_tiles::<V, 2, { panel_tile(16).0 }, false>(&panel, x, out, first, width),
+                    (8, _) => panel_tiles::<V, 2, { panel_tile(8).0 }, false>(&panel, x, out, first, width),
+                    _ => panel_tiles::<V, 4, { panel_tile(4).0 }, false>(&panel, x, out, first, width),
+                }
+                first += width;
+            }
+        }
+    }
+}
+
+/// `panel[word][row] = rows[row][word]`, widened to f32, or as bf16 pairs; rows that are not there are left as they are.
+#[inline(always)]
+unsafe fn transpose_rows<V: Vector, E: Element>(
+    rows: &[E],
+    columns: usize,
+    bf16: bool,
+    width: usize,
+    panel: &mut [f32],
+) {
+    /// Columns that are widened at a time: with 16 rows of them, a quarter of the L1 cache.
+    const COLUMNS: usize = 128;
+    let count = rows.len() / columns;
+    let mut wide = [0.0f32; 16 * COLUMNS];
+    let per_word = if bf16 { 2 } else { 1 };
+    let mut column = 0;
+    while column < columns {
+        let some = COLUMNS.min(columns - column);
+        let words = some.div_ceil(per_word);
+        let mut row = 0;
+        while row < width {
+            for r in 0..V::LANES.min(count.saturating_sub(row)) {
+                let from = &rows[(row + r) * columns + column..][..some];
+                let to = &mut wide[r * COLUMNS..];
+                if bf16 {
+                    // Two neighbours are one word already.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(
+                            from.as_ptr().cast::<u8>(),
+                            to.as_mut_ptr().cast::<u8>(),
+                            2 * some,
+                        )
+                    };
+                    if some % 2 == 1 {
+                        to[words - 1] = f32::from_bits(to[words - 1].to_bits() & 0xffff);
+                    }
+                } else {
+                    let whole = some - some % V::LANES;
+                    let mut i = 0;
+                    while i < whole {
+                        unsafe { E::load::<V>(from.as_ptr().add(i)).store(to.as_mut_ptr().add(i)) };
+                        i += V::LANES;
+                    }
+                    for i in whole..some {
+                        to[i] = from[i].widen();
+                    }
+                }
+            }
+            let mut word = 0;
+            while word < words {
+                let at = (column / per_word + word) * width + row;
+                assert!(at + (V::LANES - 1) * width + V::LANES <= panel.len());
+                unsafe { V::transpose(wide.as_ptr().add(word), COLUMNS, panel.as_mut_ptr().add(at), width) };
+                word += V::LANES;
+            }
+            row += V::LANES;
+        }
+        column += some;
+    }
+}
+
+/// All input rows against one panel: `width` outputs from `first` of the block.
+#[inline(always)]
+unsafe fn panel_tiles<V: Vector, const R: usize, const T: usize, const BF16: bool>(
+    panel: &[f32],
+    x: &Interleaved,
+    out: &mut Block<'_>,
+    first: usize,
+    width: usize,
+) {
+    assert!(x.tile == T && panel.len() >= x.words * R * V::LANES);
+    let rows = out.rows();
+    let mut row = rows.start;
+    while row < rows.end {
+        let mut sums = unsafe { [[V::splat(0.0); T]; R] };
+        unsafe {
+            let mut weights = panel.as_ptr();
+            let mut inputs = x.values.as_ptr().add(row / T * T * x.words);
+            for _ in 0..x.words {
+                if BF16 {
+                    let mut words = [V::splat_word(0); R];
+                    for r in 0..R {
+                        words[r] = V::load_words(weights.add(r * V::LANES).cast());
+                    }
+                    for t in 0..T {
+                        let x = V::splat_word(inputs.add(t).cast::<i32>().read_unaligned());
+                        for r in 0..R {
+                            sums[r][t] = sums[r][t].dot2_bf16(words[r], x);
+                        }
+                    }
+                } else {
+                    let mut columns = [V::splat(0.0); R];
+                    for r in 0..R {
+                        columns[r] = V::load(weights.add(r * V::LANES));
+                    }
+                    for t in 0..T {
+                        let x = V::splat(*inputs.add(t));
+                        for r in 0..R {
+                            sums[r][t] = sums[r][t].add_product(columns[r], x);
+                        }
+                    }
+                }
+                weights = weights.add(R * V::LANES);
+                inputs = inputs.add(T);
+            }
+            for r in 0..R {
+                for t in 0..T {
+                    if row + t < rows.end && r * V::LANES < width {
+                        sums[r][t].store_some(&mut out.row_mut(row + t)[first + r * V::LANES..first + width]);
+                    }
+                }
+            }
+        }
+        row += T;
+    }
+}

@@ -1,0 +1,45 @@
+//! Block-quantized formats, byte for byte as GGUF stores them; one file a format.
+//!
+//! A quantized row is cut into blocks. A block stores its values as small whole numbers (codes) and what turns them back
+//! into real ones: a scale, and in some formats a minimum. Q8_0 and Q4_0 have blocks of 32 with one scale each. The K
+//! formats have super-blocks of 256 whose 8 or 16 sub-blocks carry small scales of their own, which are quantized too.
+//!
+//! | format | values a block | bytes a block | bits a value | a value is |
+//! | --- | --- | --- | --- | --- |
+//! | [`q8_0`] | 32 | 34 | 8.5 | `d * code`, code from -127 to 127 |
+//! | [`q4_0`] | 32 | 18 | 4.5 | `d * (code - 8)` |
+//! | [`q4_k`] | 256 | 144 | 4.5 | `d * scale * code - dmin * min` |
+//! | [`q5_k`] | 256 | 176 | 5.5 | `d * scale * code - dmin * min` |
+//! | [`q6_k`] | 256 | 210 | 6.5625 | `d * scale * (code - 32)` |
+//!
+//! The layouts are those of ggml (`ggml-common.h`), which is their specification.
+
+pub mod q4_0;
+pub mod q4_k;
+pub mod q5_k;
+pub mod q6_k;
+pub mod q8_0;
+
+pub use q4_0::Q4_0;
+pub use q4_k::Q4K;
+pub use q5_k::Q5K;
+pub use q6_k::Q6K;
+pub use q8_0::Q8_0;
+
+/// One block as it lies in a file.
+pub trait BlockFormat: bytemuck::Pod + Send + Sync {
+    /// Values in a block.
+    const VALUES: usize;
+
+    /// Turns the block's codes back into numbers: `out: [VALUES]`.
+    fn dequantize(&self, out: &mut [f32]);
+}
+
+/// Dequantizes blocks that lie one after the other into `out: [blocks * VALUES]`.
+pub(super) fn dequantize_all<B: BlockFormat>(bytes: &[u8], out: &mut [f32]) {
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    assert_eq!(blocks.len() * B::VALUES, out.len());
+    for (block, out) in blocks.iter().zip(out.chunks_exact_mut(B::VALUES)) {
+        block.dequantize(out);
+    }
+}

@@ -1,0 +1,56 @@
+//! Q4_K: super-blocks of 256 values in 4 bits each; 8 sub-blocks of 32 with a 6-bit scale and a 6-bit minimum.
+//!
+//! The minimum moves the 16 codes to where the values are: weights of a sub-block need not lie around zero.
+
+use super::BlockFormat;
+use half::f16;
+
+/// 144 bytes: `value = d * scale * code - dmin * min`, scale and min being the sub-block's.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Q4K {
+    /// The scale of the 8 scales.
+    pub d: f16,
+    /// The scale of the 8 minima.
+    pub dmin: f16,
+    /// 8 scales and 8 minima of 6 bits; see [`scales_and_minima`].
+    pub scales: [u8; 12],
+    /// Byte `32 c + l` holds code `l` of sub-block `2 c` in its low half and of sub-block `2 c + 1` in its high half.
+    pub codes: [u8; 128],
+}
+
+/// The 6-bit scales and minima of 8 sub-blocks, from 12 bytes.
+///
+/// Bytes 0 to 3 hold scales 0 to 3 in their low 6 bits, bytes 4 to 7 minima 0 to 3. Bytes 8 to 11 hold the low 4 bits of
+/// scales (low half) and minima (high half) 4 to 7, whose upper 2 bits fill the upper 2 bits of bytes 0 to 7.
+pub fn scales_and_minima(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+    let (mut scales, mut minima) = ([0; 8], [0; 8]);
+    for j in 0..4 {
+        scales[j] = bytes[j] & 63;
+        minima[j] = bytes[j + 4] & 63;
+        scales[j + 4] = bytes[j + 8] & 15 | bytes[j] >> 6 << 4;
+        minima[j + 4] = bytes[j + 8] >> 4 | bytes[j + 4] >> 6 << 4;
+    }
+    (scales, minima)
+}
+
+impl Q4K {
+    /// Code `i` of the block's 256.
+    pub fn code(&self, i: usize) -> u8 {
+        let (sub, l) = (i / 32, i % 32);
+        self.codes[sub / 2 * 32 + l] >> (4 * (sub % 2)) & 15
+    }
+}
+
+impl BlockFormat for Q4K {
+    const VALUES: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        let (scales, minima) = scales_and_minima(&self.scales);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (scale, min) = (d * f32::from(scales[i / 32]), dmin * f32::from(minima[i / 32]));
+            *out = scale * f32::from(self.code(i)) - min;
+        }
+    }
+}

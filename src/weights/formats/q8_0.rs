@@ -1,0 +1,25 @@
+//! Q8_0: 32 values as signed bytes with one scale. Nearly lossless, and the simplest block there is.
+
+use super::BlockFormat;
+use half::f16;
+
+/// 34 bytes: `value[i] = d * codes[i]`.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Q8_0 {
+    /// The scale: the largest magnitude of the block divided by 127.
+    pub d: f16,
+    /// Codes from -127 to 127.
+    pub codes: [i8; 32],
+}
+
+impl BlockFormat for Q8_0 {
+    const VALUES: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = self.d.to_f32();
+        for (out, &code) in out.iter_mut().zip(&self.codes) {
+            *out = d * f32::from(code);
+        }
+    }
+}
