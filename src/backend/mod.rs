@@ -60,10 +60,22 @@ pub struct BackendInfo {
 pub struct Peak {
     /// The instruction, e.g. `f32 FMA`.
     pub instruction: &'static str,
-    /// Whether it multiplies integers, so that only quantized weights can use it.
-    pub is_integer: bool,
+    /// What it multiplies, and so which weights can use it.
+    pub operands: Operands,
     /// Multiplications and additions a second.
     pub ops_per_second: f64,
+}
+
+/// What an instruction multiplies; all add up in 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operands {
+    /// Single precision, to which every weight can be widened.
+    F32,
+    /// bfloat16 weights, and activations rounded to it.
+    Bf16,
+    /// The codes of quantized weights, and activations quantized to 8 bits.
+    Int8,
 }
 
 /// Where in the KV cache an operation works.

@@ -11,7 +11,7 @@ use super::engine::{Engine, EngineOptions, Session, SessionError, SessionOptions
 use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
 use crate::backend::timed::{OperationTime, Timed};
-use crate::backend::{Backend, BackendKind, Peak};
+use crate::backend::{Backend, BackendKind, Operands, Peak};
 use crate::model::expected;
 use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::{LogitsFor, Qwen3};
@@ -146,10 +146,14 @@ impl Spread {
 }
 
 impl BenchReport {
-    /// The highest of the machine's peaks that these weights can use: integer instructions serve quantized weights only.
+    /// The highest of the machine's peaks that these weights can use.
     pub fn peak(&self) -> Option<&Peak> {
-        let quantized = !matches!(self.dtype, "F32" | "F16" | "BF16");
-        let usable = self.machine.peaks.iter().filter(|peak| quantized || !peak.is_integer);
+        let usable = |operands: Operands| match self.dtype {
+            "F32" | "F16" => operands == Operands::F32,
+            "BF16" => operands != Operands::Int8,
+            _ => operands != Operands::Bf16,
+        };
+        let usable = self.machine.peaks.iter().filter(|peak| usable(peak.operands));
         usable.max_by(|a, b| a.ops_per_second.total_cmp(&b.ops_per_second))
     }
 }

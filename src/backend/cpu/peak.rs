@@ -2,23 +2,32 @@
 //! serves every token of the prompt.
 
 use super::Cpu;
-use super::simd::FmaPeak;
-use crate::backend::Peak;
+use super::simd::{Bf16Peak, FmaPeak, Int8Peak};
+use crate::backend::{Operands, Peak};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 /// Passes; the best one counts, because anything else on the machine only slows a pass down.
 const PASSES: usize = 5;
 
+/// Rounds of a loop: about a millisecond.
+const STEPS: u32 = 1 << 18;
+
 /// Every kind of instruction that the linear layers are made of, at the level of `cpu`, on all its threads.
 pub fn peak_ops(cpu: &Cpu) -> Vec<Peak> {
-    let f32_fma = ops_per_second(cpu, || cpu.level.run(FmaPeak { steps: 1 << 18 }));
-    vec![Peak { instruction: "f32 FMA", is_integer: false, ops_per_second: f32_fma }]
+    let level = cpu.level;
+    let mut peaks = vec![
+        peak(cpu, "f32 FMA", Operands::F32, || level.run(FmaPeak { steps: STEPS })),
+        peak(cpu, "int8 dot", Operands::Int8, || level.run(Int8Peak { steps: STEPS })),
+    ];
+    if level.has_bf16_dot() {
+        peaks.push(peak(cpu, "bf16 dot", Operands::Bf16, || level.run(Bf16Peak { steps: STEPS })));
+    }
+    peaks
 }
 
-/// Operations a second, over all threads, of `kernel`, which returns how many operations it did and a value that
-/// depends on all of them.
-fn ops_per_second(cpu: &Cpu, kernel: impl Fn() -> (u64, f32) + Sync) -> f64 {
+/// Operations a second of `kernel` on all threads together.
+fn peak(cpu: &Cpu, instruction: &'static str, operands: Operands, kernel: impl Fn() -> (u64, f32) + Sync) -> Peak {
     let tasks = 4 * cpu.pool.threads();
     // The values are used, so that the compiler keeps the arithmetic.
     let sink = AtomicU32::new(0);
@@ -33,5 +42,5 @@ fn ops_per_second(cpu: &Cpu, kernel: impl Fn() -> (u64, f32) + Sync) -> f64 {
     let (ops, _) = kernel();
     let best = (0..PASSES).map(|_| pass()).fold(f64::INFINITY, f64::min);
     std::hint::black_box(sink.into_inner());
-    (tasks as u64 * ops) as f64 / best
+    Peak { instruction, operands, ops_per_second: (tasks as u64 * ops) as f64 / best }
 }

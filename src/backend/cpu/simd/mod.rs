@@ -31,7 +31,7 @@ pub(crate) use packed::{
     Format, LinearRow, LinearTiles, PackedQ4_0, PackedQ4K, PackedQ5K, PackedQ6K, PackedQ8_0, Quantize, Quantized,
     tile_rows,
 };
-pub(crate) use peak::FmaPeak;
+pub(crate) use peak::{Bf16Peak, FmaPeak, Int8Peak};
 pub(crate) use rows::{Add, NormRope, RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
