@@ -4,6 +4,7 @@ mod chat;
 mod common;
 mod detokenize;
 mod generate;
+mod imatrix;
 mod inspect;
 mod logits;
 mod models;
@@ -39,6 +40,8 @@ enum Command {
     Logits(logits::Args),
     /// Check a model, layer by layer, against recorded outputs of the official implementation
     Verify(verify::Args),
+    /// Measure which columns of a model's matrices a text uses most, for `fs quantize`
+    Imatrix(imatrix::Args),
     /// Write a model as one GGUF file, in fewer bits
     Quantize(quantize::Args),
     /// Download a model
@@ -60,6 +63,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args).map(done),
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Imatrix(args) => imatrix::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),

@@ -221,6 +221,11 @@ impl Engine {
             .sum()
     }
 
+    /// The tensors in the files.
+    pub(super) fn checkpoint(&self) -> &Checkpoint {
+        &self.inner.checkpoint
+    }
+
     /// Starts an empty sequence.
     pub fn session(&self, options: SessionOptions) -> Result<Session, SessionError> {
         let model_context = self.config().max_context();
@@ -239,7 +244,7 @@ impl Engine {
     }
 
     /// Checks tokens from outside: there are some, the model knows them, and they fit into `context`.
-    fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
+    pub(super) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
         if ids.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }

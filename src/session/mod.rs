@@ -4,6 +4,7 @@
 
 mod engine;
 mod generate;
+mod importance;
 pub mod sampling;
 pub mod stop;
 pub mod verify;
