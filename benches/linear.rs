@@ -50,3 +50,12 @@ fn prefill_512(bencher: Bencher, dtype: DType) {
     let operations = 2usize * 512 * 3072 * 1024;
     bencher.counter(ItemsCount::new(operations)).bench_local(|| cpu.linear(&mut out, &x, &weight, 512));
 }
+
+/// A layer too small to take any time: what it costs to hand work to the threads and wait for them.
+#[divan::bench(args = [DType::BF16, DType::Q8_0], sample_count = 200, sample_size = 100)]
+fn nothing(bencher: Bencher, dtype: DType) {
+    let cpu = cpu();
+    let weight = cpu.load(&tensor(dtype, 64, 32)).unwrap();
+    let (x, mut out) = (vec![0.5; 32], vec![0.0; 64]);
+    bencher.bench_local(|| cpu.linear(&mut out, &x, &weight, 1));
+}

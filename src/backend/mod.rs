@@ -25,6 +25,7 @@
 //! Shapes are the model's business and are checked when a model is loaded; inside an operation a wrong one is a bug in
 //! this crate, and panics. Token ids and positions come from outside and are checked by the session.
 
+pub mod collect;
 pub mod compare;
 pub mod cpu;
 pub mod matrix;

@@ -5,6 +5,7 @@ mod chat;
 mod common;
 mod detokenize;
 mod generate;
+mod imatrix;
 mod inspect;
 mod logits;
 mod models;
@@ -43,6 +44,8 @@ enum Command {
     Verify(verify::Args),
     /// Measure how well a model predicts a text, and how far it is from another model
     Perplexity(perplexity::Args),
+    /// Measure which columns of a model's matrices a text uses most, for `fs quantize`
+    Imatrix(imatrix::Args),
     /// Write a model as one GGUF file, in fewer bits
     Quantize(quantize::Args),
     /// Download a model
@@ -67,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Imatrix(args) => imatrix::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),

@@ -6,6 +6,7 @@ pub mod bench;
 mod engine;
 mod generate;
 pub mod perplexity;
+mod importance;
 pub mod sampling;
 pub mod stop;
 pub mod verify;

@@ -1,0 +1,223 @@
+"""Checks that GGUF files mean the same to fs and to llama.cpp, with the real llama.cpp (through llama-cpp-python).
+
+For each type: fs quantizes the story model, and so does llama.cpp. Each file is loaded by both. Compared are
+  exact       logits of fs's reference backend against llama.cpp's on the same weights widened to f32 by llama.cpp: both compute
+              in f32, so this says whether both read the same numbers from the file
+  logits      logits of both on the file itself. llama.cpp rounds activations to the weights' kind first (bf16, f16, or blocks of
+              8 bits), so what is left is that rounding
+  greedy      whether greedy continuations are the same (asked of bf16, f16 and q8_0)
+  rmse        the error of fs's quantizer divided by that of llama.cpp's, over all tensors; and the largest one of a tensor
+and, once: token ids of some texts, and the types that both recipes choose.
+
+Run by tools/interop. Exits with 1 if anything is out of bounds.
+"""
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+# Type, its name in llama.cpp, whether greedy continuations must be equal.
+TYPES = [
+    ("f32", "ALL_F32", True),
+    ("bf16", "MOSTLY_BF16", True),
+    ("f16", "MOSTLY_F16", True),
+    ("q8_0", "MOSTLY_Q8_0", True),
+    ("q6_k", "MOSTLY_Q6_K", False),
+    ("q5_k_m", "MOSTLY_Q5_K_M", False),
+    ("q4_k_m", "MOSTLY_Q4_K_M", False),
+    ("q4_0", "MOSTLY_Q4_0", False),
+]
+
+# Both compute in f32 from the same numbers, in another order of summation.
+EXACT = 1e-8
+# With activations rounded to 8 bits in every matrix.
+LOGITS = 1e-4
+RMSE = 1.01
+
+PROMPTS = [
+    "Once upon a time",
+    "Lily and Tom were playing in the park. They saw a big dog. The dog",
+    "One day, a little boy named Ben found a magic stone. He was very happy because",
+    "\"Can I have some cake?\" asked the little girl. Her mom said",
+]
+
+TEXTS = [
+    "Once upon a time, there was a little girl.",
+    "It's 12345 o'clock;\n\n  they'll RUN   \t fast!\r\n",
+    "caf\u00e9 na\u00efve \u65e5\u672c\u8a9e \U0001f980\u200d \u0417\u0434\u0440\u0430\u0432\u0441\u0442\u0432\u0443\u0439",
+    "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "",
+]
+
+
+def fs_json(fs, *args):
+    result = subprocess.run([fs, *map(str, args)], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        sys.exit(f"interop: fs {' '.join(map(str, args))}: {result.stderr}")
+    return json.loads(result.stdout)
+
+
+class Llama:
+    """A model in llama.cpp, with an f32 KV cache."""
+
+    def __init__(self, path):
+        self.model = llama_cpp.Llama(
+            str(path), n_ctx=512, n_batch=512, logits_all=True, verbose=False, type_k=0, type_v=0, n_threads=1,
+            n_threads_batch=1, flash_attn=False,
+        )
+
+    def tokenize(self, text):
+        return self.model.tokenize(text.encode(), add_bos=False, special=True)
+
+    def logits(self, ids):
+        self.model.reset()
+        self.model.eval(ids)
+        return np.array(self.model.scores[len(ids) - 1], dtype=np.float64)
+
+    def greedy(self, ids, count, stop):
+        self.model.reset()
+        self.model.eval(ids)
+        out = []
+        for _ in range(count):
+            best = int(np.argmax(self.model.scores[self.model.n_tokens - 1]))
+            if best in stop:
+                break
+            out.append(best)
+            self.model.eval([best])
+        return out
+
+
+def llama_quantize(source, out, ftype):
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{ftype}")
+    params.allow_requantize = True
+    params.nthread = 2
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)) != 0:
+        sys.exit(f"interop: llama.cpp cannot quantize {source} to {ftype}")
+
+
+def fs_logits(fs, path, ids, backend, vocab):
+    top = fs_json(fs, "logits", "-q", "--model", path, "--backend", backend, "--kv", "f32", "--json", "--top", vocab,
+                  "--ids", ",".join(map(str, ids)))["top"]
+    logits = np.empty(vocab)
+    for token in top:
+        logits[token["id"]] = token["logit"]
+    return logits
+
+
+def nmse(a, b):
+    return float(np.sum((a - b) ** 2) / np.sum(b**2))
+
+
+def tensors(fs, path):
+    """Types of all tensors by name, and the values of those in f32."""
+    types, values = {}, {}
+    for row in fs_json(fs, "inspect", path, "--json")["tensors"]:
+        types[row["name"]] = row["dtype"]
+        if row["dtype"] == "F32":
+            values[row["name"]] = np.memmap(path, dtype=np.float32, mode="r", offset=row["offset"], shape=tuple(row["shape"]))
+    return types, values
+
+
+def squared_errors(fs, path, f32, original):
+    types, _ = tensors(fs, path)
+    _, values = tensors(fs, f32)
+    return types, {name: float(np.sum((values[name].astype(np.float64) - original[name]) ** 2)) for name in original}
+
+
+def check_file(fs, path, f32, prompts, vocab, stop):
+    """One file in both programs."""
+    llama, wide = Llama(path), Llama(f32)
+    found = {"exact": 0.0, "logits": 0.0, "logits_cpu": 0.0, "greedy": True}
+    for ids in prompts:
+        theirs, reference = llama.logits(ids), fs_logits(fs, path, ids, "reference", vocab)
+        found["exact"] = max(found["exact"], nmse(reference, wide.logits(ids)))
+        found["logits"] = max(found["logits"], nmse(reference, theirs))
+        found["logits_cpu"] = max(found["logits_cpu"], nmse(fs_logits(fs, path, ids, "cpu", vocab), theirs))
+        ours = fs_json(fs, "generate", "-q", "--model", path, "--temperature", 0, "-n", 48, "--json",
+                       "--ids", ",".join(map(str, ids)))["ids"]
+        ours = ours[: next((i for i, token in enumerate(ours) if token in stop), len(ours))]
+        found["greedy"] &= ours == llama.greedy(ids, 48, stop)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fs", default="target/release/fs", help="the fs binary")
+    parser.add_argument("--model", default="stories", help="a model in bf16")
+    parser.add_argument("--work", default="target/interop/files", type=Path, help="where files are written")
+    parser.add_argument("--types", default=",".join(row[0] for row in TYPES))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    args = parser.parse_args()
+    fs, work = args.fs, args.work
+    work.mkdir(parents=True, exist_ok=True)
+
+    failures, rows = [], []
+
+    def expect(holds, text):
+        if not holds:
+            failures.append(text)
+
+    source, f32 = work / "bf16.gguf", work / "f32.gguf"
+    fs_json(fs, "quantize", args.model, source, "--type", "bf16", "--force", "--json")
+    fs_json(fs, "quantize", args.model, f32, "--type", "f32", "--force", "--json")
+    config = fs_json(fs, "inspect", source, "--json")["config"]
+    vocab, stop = config["vocab_size"], set(config["eos_token_id"])
+    original = {name: np.array(values, dtype=np.float64) for name, values in tensors(fs, f32)[1].items()}
+
+    llama = Llama(source)
+    for text in TEXTS:
+        ours = fs_json(fs, "tokenize", "--model", source, "--json", text) if text else {"ids": []}
+        expect(ours["ids"] == llama.tokenize(text), f"token ids of {text!r}: {ours['ids']} and {llama.tokenize(text)}")
+    expect(set(llama.model._model.token_eos() for _ in [0]) <= stop, "the end token")
+    prompts = [llama.tokenize(text) for text in PROMPTS]
+
+    for kind, ftype, greedy in TYPES:
+        if kind not in args.types.split(","):
+            continue
+        ours, theirs = work / f"fs-{kind}.gguf", work / f"llama-{kind}.gguf"
+        fs_json(fs, "quantize", args.model, ours, "--type", kind, "--force", "--json")
+        llama_quantize(source, theirs, ftype)
+        errors, types = {}, {}
+        for writer, path in [("fs", ours), ("llama.cpp", theirs)]:
+            wide = work / "wide.gguf"
+            llama_quantize(path, wide, "ALL_F32")
+            found = check_file(fs, path, wide, prompts, vocab, stop)
+            types[writer], errors[writer] = squared_errors(fs, path, wide, original)
+            expect(found["exact"] <= EXACT, f"{kind} by {writer}: exact {found['exact']:.1e} > {EXACT:.0e}")
+            expect(found["logits"] <= LOGITS, f"{kind} by {writer}: logits {found['logits']:.1e} > {LOGITS:.0e}")
+            expect(found["greedy"] or not greedy, f"{kind} by {writer}: greedy continuations differ")
+            rows.append({"type": kind, "written_by": writer, **found})
+        different = [name for name in original if types["fs"][name] != types["llama.cpp"][name]]
+        expect(not different, f"{kind}: the recipes differ in {different[:3]}")
+        pairs = [(errors["fs"][name], errors["llama.cpp"][name]) for name in original if errors["llama.cpp"][name] > 0]
+        if pairs:
+            total = (sum(pair[0] for pair in pairs) / sum(pair[1] for pair in pairs)) ** 0.5
+            worst = max((ours / theirs) ** 0.5 for ours, theirs in pairs)
+            rows[-2] |= {"rmse_ratio": total, "worst_rmse_ratio": worst}
+            expect(worst <= RMSE, f"{kind}: a tensor's RMSE is {worst:.4f} of llama.cpp's")
+
+    if args.json:
+        print(json.dumps({"llama_cpp_python": llama_cpp.__version__, "rows": rows, "failures": failures}, indent=2))
+    else:
+        print(f"llama-cpp-python {llama_cpp.__version__}; NMSE, the largest of {len(prompts)} prompts\n")
+        print("| type | written by | exact | logits, f32 activations | logits, cpu backend | greedy | rmse, fs / llama.cpp | of a tensor at most |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for row in rows:
+            ratio = [f"{row[key]:.4f}" if key in row else "" for key in ("rmse_ratio", "worst_rmse_ratio")]
+            numbers = [f"{row[key]:.1e}" for key in ("exact", "logits", "logits_cpu")]
+            print("|", " | ".join([row["type"], row["written_by"], *numbers, "equal" if row["greedy"] else "differ", *ratio]), "|")
+        print()
+    for failure in failures:
+        print(f"interop: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
