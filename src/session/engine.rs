@@ -258,11 +258,6 @@ impl Engine {
             .sum()
     }
 
-    /// The tensors in the files.
-    pub(super) fn checkpoint(&self) -> &Checkpoint {
-        &self.inner.checkpoint
-    }
-
     /// Starts an empty sequence.
     pub fn session(&self, options: SessionOptions) -> Result<Session, SessionError> {
         let model_context = self.config().max_context();
