@@ -351,15 +351,7 @@ fn norm_rope_store_agrees_with_the_plain_operations() {
                     let (mut q, mut k, mut v) = (q.clone(), k.clone(), v.clone());
                     let mut cache = backend.kv_cache(layout);
                     backend.reserve_kv(&mut cache, at.start + at.tokens);
-                    backend.norm_rope_store(
-                        [&mut q, &mut k, &mut v],
-                        [&a, &b],
-                        1e-6,
-                        cos_sin,
-                        &mut cache,
-                        shape,
-                        at,
-                    );
+                    backend.norm_rope_store([&mut q, &mut k, &mut v], [&a, &b], 1e-6, cos_sin, &mut cache, shape, at);
                     for position in 0..at.start + at.tokens {
                         for head in 0..shape.kv_heads {
                             let mut row = vec![0.0; shape.head_dim];

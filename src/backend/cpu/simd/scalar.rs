@@ -89,6 +89,8 @@ unsafe impl Vector for F32x4 {
         self.0.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         Self(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
     }
