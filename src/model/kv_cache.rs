@@ -168,18 +168,18 @@ pub struct Q8Tile {
 
 impl Q8Tile {
     fn quantize(values: &[f32]) -> (f16, [i8; TILE]) {
-        // NaN wins, and a NaN or infinite scale shows in everything that is read.
-        let largest = values.iter().fold(0.0f32, |max, v| if v.abs() > max || v.is_nan() { v.abs() } else { max });
+        // Without their sign, floats are in the order of their bits. NaN is the largest, and a NaN or infinite scale shows
+        // in everything that is read.
+        let largest = f32::from_bits(values.iter().fold(0, |max, v| (v.to_bits() & 0x7fff_ffff).max(max)));
         let scale = f16::from_f32(largest / 127.0);
         // The rounded scale is the one that codes are read with; where it is 0 all values round to 0.
         let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
         let mut codes = [0; TILE];
         for (code, value) in codes.iter_mut().zip(values) {
-            // Rounding the scale down can bring the largest value a little above 127. Adding and taking away 1.5 · 2^23
-            // leaves no room for a fraction: a library call for each value would cost more than all the rest.
+            // 1.5 · 2^23 leaves no room for a fraction, and the lowest byte is the rounded value: a library call for each
+            // would cost more than all the rest. Rounding the scale down can bring the largest value above 127.
             const MAGIC: f32 = 12_582_912.0;
-            let whole = ((value * inverse).clamp(-127.0, 127.0) + MAGIC) - MAGIC;
-            *code = whole as i32 as i8;
+            *code = ((value * inverse).clamp(-127.0, 127.0) + MAGIC).to_bits() as i8;
         }
         (scale, codes)
     }
@@ -380,4 +380,64 @@ fn store<T: KvTile>(
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(dtype: KvDType, head_dim: usize) -> HostKvCache {
+        HostKvCache::new(KvLayout { layers: 1, kv_heads: 2, head_dim, dtype })
+    }
+
+    #[test]
+    fn what_is_stored_is_read_back_through_growth() {
+        for (dtype, step) in [(KvDType::F32, 0.0), (KvDType::F16, 1.0 / 2048.0), (KvDType::Q8, 1.01 / 254.0)] {
+            for head_dim in [1, 32, 80] {
+                let mut cache = cache(dtype, head_dim);
+                let row = |position: usize, sign: f32| -> Vec<f32> {
+                    (0..2 * head_dim).map(|i| sign * (1.0 - (i * 7 + position * 3) as f32 % 64.0 / 32.0)).collect()
+                };
+                for position in 0..200 {
+                    cache.reserve(position + 1);
+                    cache.store(0, position, 1, &row(position, 1.0), &row(position, -1.0));
+                }
+                let mut found = vec![f32::NAN; head_dim];
+                for position in 0..200 {
+                    for head in 0..2 {
+                        for sign in [1.0, -1.0] {
+                            let expected = &row(position, sign)[head * head_dim..(head + 1) * head_dim];
+                            match sign {
+                                1.0 => cache.read_key(0, head, position, &mut found),
+                                _ => cache.read_value(0, head, position, &mut found),
+                            }
+                            // No value is above 1, so no block's largest is.
+                            let close = found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= step);
+                            assert!(close, "{dtype:?} {head_dim} at {position}: {found:?}, expected {expected:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn q8_takes_8_5_bits_a_value_and_hides_nothing() {
+        let layout = *cache(KvDType::Q8, 128).layout();
+        assert_eq!(layout.bytes_per_token(), 2 * 2 * 128 * 17 / 16);
+        assert_eq!(size_of::<Q8Tile>(), TILE * KvDType::Q8.bytes_per_tile_row());
+        let read = |values: &[f32]| {
+            let mut tile = Q8Tile::zeroed();
+            tile.set_value(3, values);
+            let mut out = vec![0.0; values.len()];
+            tile.value(3, &mut out);
+            out
+        };
+        assert_eq!(read(&[0.0; 32]), [0.0; 32]);
+        assert_eq!(read(&[127.0, -127.0, 64.0, 0.4]), [127.0, -127.0, 64.0, 0.0]);
+        // Too small for a scale in f16: zero, not NaN.
+        assert_eq!(read(&[1e-30, -1e-30]), [0.0, 0.0]);
+        assert!(read(&[1.0, f32::NAN, 2.0]).iter().all(|v| v.is_nan()));
+        assert!(read(&[1.0, f32::INFINITY]).iter().all(|v| !v.is_finite()));
+    }
 }

@@ -257,6 +257,8 @@ pub unsafe trait Vector: Copy {
     unsafe fn sum(self) -> f32;
     /// The largest of all lanes.
     unsafe fn largest(self) -> f32;
+    /// Asks for a cache line that will be read soon; `at` may be any address.
+    unsafe fn prefetch(at: *const u8);
     /// Loads 8-bit integers.
     unsafe fn load_i8(from: *const i8) -> Self;
 

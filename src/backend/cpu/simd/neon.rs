@@ -96,6 +96,12 @@ unsafe impl Vector for F32x4 {
         unsafe { vmaxvq_f32(self.0) }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         unsafe {
             let four = vreinterpret_s8_s32(vdup_n_s32(from.cast::<i32>().read_unaligned()));

@@ -131,6 +131,8 @@ unsafe impl Vector for F32x4 {
         Self(unsafe { from.cast::<[u8; 4]>().read_unaligned() }.map(f32::from))
     }
     #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         Self(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
     }
