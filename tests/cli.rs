@@ -298,9 +298,20 @@ fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
 
 #[test]
 fn help_has_examples() {
-    for command in
-        ["generate", "chat", "tokenize", "detokenize", "inspect", "logits", "verify", "pull", "models", "synth"]
-    {
+    for command in [
+        "generate",
+        "chat",
+        "tokenize",
+        "detokenize",
+        "inspect",
+        "logits",
+        "verify",
+        "perplexity",
+        "pull",
+        "models",
+        "synth",
+        "bench",
+    ] {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains("Examples:") && help.contains(&format!("fs {command}")), "{command}: {help}");
     }

@@ -43,7 +43,7 @@ fn reference_agrees_with_transformers() {
 fn cpu_agrees_with_transformers() {
     for fixture in fixtures() {
         for threads in [1, 3] {
-            check(&fixture, EngineOptions { backend: BackendKind::Cpu, threads: Some(threads) });
+            check(&fixture, EngineOptions { backend: BackendKind::Cpu, threads: Some(threads), simd: None });
         }
     }
 }

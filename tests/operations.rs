@@ -6,7 +6,7 @@ use failed_star::backend::cpu::Cpu;
 use failed_star::backend::cpu::simd::Level;
 use failed_star::backend::reference::Reference;
 use failed_star::backend::{Backend, CachePosition, Heads};
-use failed_star::model::kv_cache::{KvDType, KvLayout};
+use failed_star::model::kv_cache::{HostKvCache, KvDType, KvLayout};
 use failed_star::session::verify::contract;
 use failed_star::weights::{DType, SharedBytes, Tensor};
 use half::{bf16, f16};
@@ -305,49 +305,160 @@ fn rope_and_embed() {
     }
 }
 
+/// A cache of two layers on `backend`, filled with rows that differ, and the rows.
+fn filled_cache<B: Backend<Buffer = Vec<f32>>>(
+    backend: &B,
+    layout: KvLayout,
+    [k, v]: [&Vec<f32>; 2],
+    positions: usize,
+) -> B::KvCache {
+    let mut cache = backend.kv_cache(layout);
+    backend.reserve_kv(&mut cache, positions);
+    backend.store_kv(&mut cache, k, v, CachePosition { layer: 1, start: 0, tokens: positions });
+    cache
+}
+
+/// Every level with one, two and three threads; results may not depend on the number of threads in any bit.
+fn check_attention(random: &mut Random, shape: Heads, dtype: KvDType, start: usize, tokens: usize) {
+    let Heads { heads, kv_heads, head_dim } = shape;
+    let layout = KvLayout { layers: 2, kv_heads, head_dim, dtype };
+    let positions = start + tokens;
+    let (k, v) = (random.values(positions * kv_heads * head_dim), random.values(positions * kv_heads * head_dim));
+    // Sharp scores, so that a wrong position shows.
+    let q: Vec<f32> = random.values(tokens * heads * head_dim).iter().map(|v| v * 8.0).collect();
+    let at = CachePosition { layer: 1, start, tokens };
+    let len = tokens * heads * head_dim;
+    let mut expected = vec![0.0; len];
+    Reference.attention(&mut expected, &q, &filled_cache(&Reference, layout, [&k, &v], positions), shape, at);
+    for level in Level::available() {
+        let mut with_one_thread = None;
+        for threads in [1, 2, 3] {
+            let cpu = Cpu::with_level(Some(threads), level);
+            let cache = filled_cache(&cpu, layout, [&k, &v], positions);
+            let what = format!("{shape:?} {at:?} {dtype:?}");
+            let mut found = Vec::new();
+            let found_cell = std::cell::RefCell::new(&mut found);
+            check(
+                "attention",
+                &what,
+                len,
+                &cpu,
+                |out| out[..len].copy_from_slice(&expected),
+                |out| {
+                    cpu.attention(out, &q, &cache, shape, at);
+                    **found_cell.borrow_mut() = out[..len].to_vec();
+                },
+            );
+            assert_eq!(with_one_thread.get_or_insert_with(|| found.clone()), &found, "{what}: {threads} threads");
+        }
+    }
+}
+
+const KV_DTYPES: [KvDType; 3] = [KvDType::F16, KvDType::F32, KvDType::Q8];
+
+/// Positions on both sides of the edges of tiles (32), of pieces (128) and of vectors (4, 8, 16).
 #[test]
-fn attention() {
+fn attention_of_one_token_at_every_edge() {
     let mut random = Random(5);
+    let depths =
+        [0, 1, 3, 4, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 383, 384, 385, 513, 1025];
+    for (i, start) in depths.into_iter().enumerate() {
+        // Groups of 1, 2, 4, 8, and of 3, 5, 7, which no register tile fits.
+        for (j, group) in [1, 2, 3, 4, 5, 7, 8].into_iter().enumerate() {
+            let head_dim = [128, 64, 32, 16, 80, 6, 33][(i + j) % 7];
+            let shape = Heads { heads: 2 * group, kv_heads: 2, head_dim };
+            check_attention(&mut random, shape, KV_DTYPES[(i + j) % 3], start, 1);
+        }
+    }
+}
+
+/// As many tokens as fill register tiles (4, 6, 8 rows) and blocks (64 rows), one more and one less.
+#[test]
+fn attention_of_many_tokens_at_every_edge() {
+    let mut random = Random(15);
+    let tokens = [2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129];
+    let depths = [0, 1, 31, 32, 33, 63, 65, 96, 127, 128, 129, 257];
+    for (i, tokens) in tokens.into_iter().enumerate() {
+        for (j, group) in [1, 2, 3, 4, 8].into_iter().enumerate() {
+            let start = if tokens > 64 { [0, 97][j % 2] } else { depths[(5 * i + j) % 12] };
+            let head_dim = [128, 64, 32, 16, 80, 6, 33][(i + j) % 7];
+            let shape = Heads { heads: group, kv_heads: 1, head_dim };
+            check_attention(&mut random, shape, KV_DTYPES[(i + j) % 3], start, tokens);
+        }
+    }
+    check_attention(&mut random, Heads { heads: 4, kv_heads: 2, head_dim: 128 }, KvDType::F16, 1025, 33);
+}
+
+/// What a q8 cache costs: half a step of a block's largest value for each key and value. Attention averages values, and
+/// errors of single positions cancel; 1e-4 of the energy is what is left with scores as sharp as these.
+#[test]
+fn attention_with_q8_keys_and_values_is_close_to_f32() {
+    let mut random = Random(16);
+    let cpu = Cpu::new(Some(1));
+    let shape = Heads { heads: 4, kv_heads: 2, head_dim: 128 };
+    for (start, tokens) in [(511, 1), (480, 32)] {
+        let positions = start + tokens;
+        let (k, v) = (random.values(positions * 256), random.values(positions * 256));
+        let q = random.values(tokens * 512);
+        let at = CachePosition { layer: 1, start, tokens };
+        let [exact, q8] = [KvDType::F32, KvDType::Q8].map(|dtype| {
+            let layout = KvLayout { layers: 2, kv_heads: 2, head_dim: 128, dtype };
+            let mut out = vec![0.0; tokens * 512];
+            cpu.attention(&mut out, &q, &filled_cache(&cpu, layout, [&k, &v], positions), shape, at);
+            out
+        });
+        let record = Record::new("attention", None, &exact, &q8);
+        assert!(record.nmse <= 1e-4, "{record:?}");
+        assert!(record.nmse > 1e-8, "q8 was not used: {record:?}");
+    }
+}
+
+/// The fused operation on tokens that threads share and on one that they do not, at positions that begin within a tile.
+#[test]
+fn norm_rope_store_agrees_with_the_plain_operations() {
+    let mut random = Random(17);
     for cpu in levels() {
-        for dtype in [KvDType::F16, KvDType::F32] {
-            for (heads, kv_heads, head_dim) in [(1, 1, 1), (2, 2, 6), (6, 2, 32), (5, 1, 33), (4, 2, 128)] {
-                // Where the rows begin and how many there are: block edges of 16 tokens and 64 positions.
-                for (start, tokens) in [
-                    (0, 1),
-                    (0, 2),
-                    (0, 17),
-                    (0, 65),
-                    (31, 1),
-                    (62, 3),
-                    (63, 1),
-                    (64, 1),
-                    (127, 16),
-                    (128, 1),
-                    (255, 2),
-                ] {
-                    let shape = Heads { heads, kv_heads, head_dim };
-                    let layout = KvLayout { layers: 2, kv_heads, head_dim, dtype };
-                    let positions = start + tokens;
-                    let k = random.values(positions * kv_heads * head_dim);
-                    let v = random.values(positions * kv_heads * head_dim);
-                    // Sharp scores, so that a wrong position shows.
-                    let q: Vec<f32> = random.values(tokens * heads * head_dim).iter().map(|v| v * 8.0).collect();
-                    let all = CachePosition { layer: 1, start: 0, tokens: positions };
-                    let at = CachePosition { layer: 1, start, tokens };
-                    let (mut a, mut b) = (Reference.kv_cache(layout), cpu.kv_cache(layout));
-                    Reference.reserve_kv(&mut a, positions);
-                    cpu.reserve_kv(&mut b, positions);
-                    Reference.store_kv(&mut a, &k, &v, all);
-                    cpu.store_kv(&mut b, &k, &v, all);
-                    check(
-                        "attention",
-                        &format!("{shape:?} {at:?} {dtype:?}"),
-                        tokens * heads * head_dim,
-                        &cpu,
-                        |out| Reference.attention(out, &q, &a, shape, at),
-                        |out| cpu.attention(out, &q, &b, shape, at),
-                    );
+        for (head_dim, tokens, start) in [(128, 1, 33), (128, 100, 7), (64, 33, 31), (6, 3, 0), (33, 2, 30)] {
+            let shape = Heads { heads: 4, kv_heads: 2, head_dim };
+            for dtype in KV_DTYPES {
+                let layout = KvLayout { layers: 2, kv_heads: 2, head_dim, dtype };
+                let weights = [random.tensor(DType::BF16, &[head_dim]), random.tensor(DType::BF16, &[head_dim])];
+                let cos_sin = random.values(tokens * head_dim);
+                let at = CachePosition { layer: 1, start, tokens };
+                let [q, k, v] = [4, 2, 2].map(|heads| random.values(tokens * heads * head_dim));
+                // Queries, and then the keys and values as the cache gives them back.
+                fn run<B: Backend<Buffer = Vec<f32>, KvCache = HostKvCache>>(
+                    backend: &B,
+                    weights: &[Tensor; 2],
+                    [q, k, v]: [&Vec<f32>; 3],
+                    cos_sin: &Vec<f32>,
+                    (shape, layout, at): (Heads, KvLayout, CachePosition),
+                ) -> Vec<f32> {
+                    let [a, b] = weights.each_ref().map(|tensor| backend.load(tensor).unwrap());
+                    let (mut q, mut k, mut v) = (q.clone(), k.clone(), v.clone());
+                    let mut cache = backend.kv_cache(layout);
+                    backend.reserve_kv(&mut cache, at.start + at.tokens);
+                    backend.norm_rope_store([&mut q, &mut k, &mut v], [&a, &b], 1e-6, cos_sin, &mut cache, shape, at);
+                    for position in 0..at.start + at.tokens {
+                        for head in 0..shape.kv_heads {
+                            let mut row = vec![0.0; shape.head_dim];
+                            cache.read_key(at.layer, head, position, &mut row);
+                            q.extend(&row);
+                            cache.read_value(at.layer, head, position, &mut row);
+                            q.extend(&row);
+                        }
+                    }
+                    q
                 }
+                let shapes = (shape, layout, at);
+                let expected = run(&Reference, &weights, [&q, &k, &v], &cos_sin, shapes);
+                let found = run(&cpu, &weights, [&q, &k, &v], &cos_sin, shapes);
+                let (queries, stored) = (tokens * 4 * head_dim, 1e-5);
+                let record = Record::new("norm_rope_store", None, &expected[..queries], &found[..queries]);
+                assert!(record.nmse <= contract("norm_rope_store"), "{shape:?} {at:?} {:?}: {record:?}", cpu.info());
+                // A last bit's difference can become one of rounding to the cache's dtype.
+                let record = Record::new("stored", None, &expected[queries..], &found[queries..]);
+                assert!(record.nmse <= stored, "{shape:?} {at:?} {dtype:?} {:?}: {record:?}", cpu.info());
             }
         }
     }
@@ -369,11 +480,17 @@ fn attention_reads_no_position_after_its_own() {
         let mut before = vec![0.0; 40 * head_dim];
         cpu.attention(&mut before, &q, &cache, heads, at(30, 40));
         // Position 69 is the last token's own; what follows must not matter.
-        k[70 * head_dim..].fill(1e6);
+        k[70 * head_dim..].fill(f32::NAN);
+        let v = [&v[..70 * head_dim], &vec![f32::INFINITY; 30 * head_dim]].concat();
         cpu.store_kv(&mut cache, &k, &v, at(0, 100));
         let mut after = vec![0.0; 40 * head_dim];
         cpu.attention(&mut after, &q, &cache, heads, at(30, 40));
         assert_eq!(before, after);
+        // Within a prompt too: token 20 of 40 cannot know that the value of token 21 is infinite.
+        let v = [&v[..51 * head_dim], &vec![f32::INFINITY; 19 * head_dim]].concat();
+        cpu.store_kv(&mut cache, &k[..70 * head_dim].to_vec(), &v, at(0, 70));
+        cpu.attention(&mut after, &q, &cache, heads, at(30, 40));
+        assert_eq!(before[..21 * head_dim], after[..21 * head_dim]);
     }
 }
 

@@ -30,6 +30,7 @@ pub mod compare;
 pub mod cpu;
 pub mod matrix;
 pub mod reference;
+pub mod timed;
 
 use crate::model::kv_cache::{HostKvCache, KvLayout};
 use crate::weights::Tensor;
@@ -53,6 +54,29 @@ pub struct BackendInfo {
     pub device: String,
     /// How many threads compute.
     pub threads: usize,
+}
+
+/// How many operations a second one kind of instruction reaches.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Peak {
+    /// The instruction, e.g. `f32 FMA`.
+    pub instruction: &'static str,
+    /// What it multiplies, and so which weights can use it.
+    pub operands: Operands,
+    /// Multiplications and additions a second.
+    pub ops_per_second: f64,
+}
+
+/// What an instruction multiplies; all add up in 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operands {
+    /// Single precision, to which every weight can be widened.
+    F32,
+    /// bfloat16 weights, and activations rounded to it.
+    Bf16,
+    /// The codes of quantized weights, and activations quantized to 8 bits.
+    Int8,
 }
 
 /// Where in the KV cache an operation works.
@@ -93,6 +117,12 @@ pub trait Backend: Send + Sync + 'static {
     /// it means nothing.
     fn read_bandwidth(&self) -> Option<f64> {
         None
+    }
+
+    /// Operations a second that this device reaches on registers alone, measured now, for each kind of instruction that it
+    /// multiplies matrices with: what prefill can reach at most. Empty where it means nothing.
+    fn peak_ops(&self) -> Vec<Peak> {
+        Vec::new()
     }
 
     /// Takes a weight over, without a copy where the layout allows it.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use failed_star::backend::BackendKind;
+use failed_star::backend::cpu::simd::Level;
 use failed_star::model::kv_cache::KvDType;
 use failed_star::session::sampling::SamplingParams;
 use failed_star::session::{Engine, EngineOptions, Session, SessionOptions, Timings};
@@ -30,6 +31,9 @@ pub struct DeviceArgs {
     /// Threads of the cpu backend [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
     pub threads: Option<u16>,
+    /// Instructions of the cpu backend, as `fs bench` names them [default: the fastest that this machine has]
+    #[arg(long, env = "FS_SIMD", value_name = "LEVEL")]
+    pub simd: Option<Level>,
     /// Nothing on stderr but errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -38,7 +42,7 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// These arguments as the engine takes them.
     pub fn options(&self) -> EngineOptions {
-        EngineOptions { backend: self.backend, threads: self.threads.map(usize::from) }
+        EngineOptions { backend: self.backend, threads: self.threads.map(usize::from), simd: self.simd }
     }
 }
 
@@ -71,7 +75,7 @@ pub struct CacheArgs {
     /// The most tokens of prompt and answer together [default: what the model was made for]
     #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// Element type of the KV cache: f16 or f32
+    /// Element type of the KV cache: f16, f32 or q8
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     pub kv: KvDType,
 }

@@ -1,5 +1,6 @@
 //! The command line: arguments, printing and progress; no maths. One file a command.
 
+mod bench;
 mod chat;
 mod common;
 mod detokenize;
@@ -8,6 +9,7 @@ mod imatrix;
 mod inspect;
 mod logits;
 mod models;
+mod perplexity;
 mod pull;
 mod quantize;
 mod synth;
@@ -40,6 +42,8 @@ enum Command {
     Logits(logits::Args),
     /// Check a model, layer by layer, against recorded outputs of the official implementation
     Verify(verify::Args),
+    /// Measure how well a model predicts a text, and how far it is from another model
+    Perplexity(perplexity::Args),
     /// Measure which columns of a model's matrices a text uses most, for `fs quantize`
     Imatrix(imatrix::Args),
     /// Write a model as one GGUF file, in fewer bits
@@ -48,6 +52,8 @@ enum Command {
     Pull(pull::Args),
     /// List the models on this machine
     Models(models::Args),
+    /// Measure a model's speed, and the machine's limits beside it
+    Bench(bench::Args),
     /// Make a full-size model with random weights, to time its shape
     Synth(synth::Args),
 }
@@ -63,10 +69,12 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args).map(done),
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
         Command::Imatrix(args) => imatrix::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
+        Command::Bench(args) => bench::run(args),
         Command::Synth(args) => synth::run(args),
     };
     match result {

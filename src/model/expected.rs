@@ -76,6 +76,19 @@ pub fn cost(config: &Config, dtype: impl Fn(&str) -> DType) -> Cost {
     cost
 }
 
+/// Multiplications and additions of the dot products that `tokens` tokens from position `start` on cost, with logits for
+/// the last of them: the linear layers, and attention over all positions before each token.
+pub fn flop(config: &Config, start: usize, tokens: usize) -> f64 {
+    let matrices = expected_tensors(config).into_iter().filter(|(_, shape)| shape.len() == 2);
+    let layers = matrices.filter(|(name, _)| name != EMBEDDING && name != HEAD);
+    let weights: f64 = layers.map(|(_, shape)| shape.iter().map(|&n| n as f64).product::<f64>()).sum();
+    let head = (config.vocab_size * config.hidden_size) as f64;
+    // Token t looks at start + t + 1 positions: a multiplication and an addition for each key and for each value.
+    let (start, tokens) = (start as f64, tokens as f64);
+    let pairs = tokens * start + tokens * (tokens + 1.0) / 2.0;
+    2.0 * (tokens * weights + head) + 4.0 * (config.num_hidden_layers * config.q_dim()) as f64 * pairs
+}
+
 /// One way in which a checkpoint differs from what its configuration expects.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(tag = "problem", rename_all = "snake_case")]

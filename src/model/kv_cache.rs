@@ -1,10 +1,28 @@
 //! Keys and values of every position seen so far, so that a new token costs one token's work.
 //!
-//! Each layer holds `[kv_heads, capacity, head_dim]`: all positions of one head lie one after the other, because
-//! attention streams them in that order. Growing doubles the capacity and copies, so `n` tokens cost O(n) copies in all
-//! and memory is taken only for contexts that are really used.
+//! A layer's cache is made of [tiles](KvTile): 32 positions by 32 of a head's values. Decoding reads the whole cache
+//! once for each token, so the layout is the one that attention streams:
+//!
+//! ```text
+//! keys, values: [kv_heads, capacity / 32, head_dim / 32] tiles
+//! a tile of keys:   32 dims x 32 positions     scores of 32 positions at once, a position in each lane
+//! a tile of values: 32 positions x 32 dims     32 outputs at once, a dim in each lane
+//! ```
+//!
+//! With keys stored by position, every score would end in a sum across a vector's lanes, which costs as much as the
+//! products do. Turned by 90 degrees within the tile, scores and weighted values are the same arithmetic: a number
+//! times a row of the tile, added up over the rows. A `head_dim` that is no multiple of 32 is filled up with zeros.
+//!
+//! Growing doubles the capacity and copies, so `n` tokens cost O(n) copies in all and memory is taken only for contexts
+//! that are really used.
 
+use bytemuck::Zeroable;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+use std::sync::{Mutex, PoisonError};
+
+/// Positions in a tile, and values of a head: 32 elements of f16 are one cache line, 32 are a block of [`Q8Tile`].
+pub const TILE: usize = 32;
 
 /// The element type of the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,19 +32,22 @@ pub enum KvDType {
     F16,
     /// Single precision: what the official implementation computes in; used for verification.
     F32,
+    /// 8 bits, and a scale for every 32 values: half of f16 again, see [`Q8Tile`].
+    Q8,
 }
 
 impl KvDType {
-    /// Every format: dtype, name, bytes an element.
-    pub const TABLE: [(KvDType, &'static str, usize); 2] = [(KvDType::F16, "f16", 2), (KvDType::F32, "f32", 4)];
+    /// Every format: dtype, name, bytes that 32 elements take.
+    pub const TABLE: [(KvDType, &'static str, usize); 3] =
+        [(KvDType::F16, "f16", 64), (KvDType::F32, "f32", 128), (KvDType::Q8, "q8", 34)];
 
     /// The name on screen.
     pub fn name(self) -> &'static str {
         Self::TABLE.iter().find(|row| row.0 == self).map_or("", |row| row.1)
     }
 
-    /// Bytes an element.
-    pub fn bytes(self) -> usize {
+    /// Bytes that [`TILE`] elements take.
+    pub fn bytes_per_tile_row(self) -> usize {
         Self::TABLE.iter().find(|row| row.0 == self).map_or(0, |row| row.2)
     }
 }
@@ -58,44 +79,155 @@ pub struct KvLayout {
 impl KvLayout {
     /// Bytes that one position takes over all layers, keys and values together.
     pub fn bytes_per_token(&self) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * self.dtype.bytes()
+        2 * self.layers * self.kv_heads * self.head_dim.div_ceil(TILE) * self.dtype.bytes_per_tile_row()
     }
 }
 
-/// Rows of `head_dim` elements in the cache's dtype.
+/// 32 positions by 32 values of a head.
+///
+/// A position is a column of a tile of keys and a row of a tile of values.
+pub trait KvTile: Copy + Zeroable + Send + Sync + 'static {
+    /// Stores a position's key, rounded to the tile's dtype: at most 32 values, zeros after them.
+    fn set_key(&mut self, position: usize, key: &[f32]);
+    /// Stores a position's value vector, as [`set_key`](Self::set_key).
+    fn set_value(&mut self, position: usize, value: &[f32]);
+    /// Reads a position's key as f32: as many values as `key` has room for.
+    fn key(&self, position: usize, key: &mut [f32]);
+    /// Reads a position's value vector.
+    fn value(&self, position: usize, value: &mut [f32]);
+}
+
+/// A tile of f16 or f32; it begins at a cache line, so that no vector load touches two.
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C, align(64))]
+pub struct Tile<T>(pub [[T; TILE]; TILE]);
+
+/// A type that tiles hold as it is.
+pub trait KvElement: Copy + Zeroable + Send + Sync + 'static {
+    /// At most 32 values rounded to this type, and zeros after them.
+    fn round(values: &[f32]) -> [Self; TILE];
+    /// As f32.
+    fn widen(self) -> f32;
+}
+
+impl KvElement for f16 {
+    fn round(values: &[f32]) -> [Self; TILE] {
+        let mut rounded = [f16::ZERO; TILE];
+        rounded[..values.len()].convert_from_f32_slice(values);
+        rounded
+    }
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl KvElement for f32 {
+    fn round(values: &[f32]) -> [Self; TILE] {
+        let mut copy = [0.0; TILE];
+        copy[..values.len()].copy_from_slice(values);
+        copy
+    }
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl<T: KvElement> KvTile for Tile<T> {
+    fn set_key(&mut self, position: usize, key: &[f32]) {
+        for (row, value) in self.0.iter_mut().zip(T::round(key)) {
+            row[position] = value;
+        }
+    }
+    fn set_value(&mut self, position: usize, value: &[f32]) {
+        self.0[position] = T::round(value);
+    }
+    fn key(&self, position: usize, key: &mut [f32]) {
+        for (value, row) in key.iter_mut().zip(&self.0) {
+            *value = row[position].widen();
+        }
+    }
+    fn value(&self, position: usize, value: &mut [f32]) {
+        for (value, element) in value.iter_mut().zip(self.0[position]) {
+            *value = element.widen();
+        }
+    }
+}
+
+/// A tile of 8-bit codes: 32 values of a position are `scale * code`, with `scale = max |value| / 127`.
+///
+/// 8.5 bits a value. The scales stand before the codes that they belong to, not in an array of their own, so that a
+/// layer's cache is read as one stream; 1,088 bytes are 17 whole cache lines.
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C, align(64))]
+pub struct Q8Tile {
+    /// One a position.
+    pub scales: [f16; TILE],
+    /// As a [`Tile`]'s.
+    pub codes: [[i8; TILE]; TILE],
+}
+
+impl Q8Tile {
+    fn quantize(values: &[f32]) -> (f16, [i8; TILE]) {
+        // NaN wins, and a NaN or infinite scale shows in everything that is read.
+        let largest = values.iter().fold(0.0f32, |max, v| if v.abs() > max || v.is_nan() { v.abs() } else { max });
+        let scale = f16::from_f32(largest / 127.0);
+        // The rounded scale is the one that codes are read with; where it is 0 all values round to 0.
+        let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+        let mut codes = [0; TILE];
+        for (code, value) in codes.iter_mut().zip(values) {
+            // Rounding the scale down can bring the largest value a little above 127. Adding and taking away 1.5 · 2^23
+            // leaves no room for a fraction: a library call for each value would cost more than all the rest.
+            const MAGIC: f32 = 12_582_912.0;
+            let whole = ((value * inverse).clamp(-127.0, 127.0) + MAGIC) - MAGIC;
+            *code = whole as i32 as i8;
+        }
+        (scale, codes)
+    }
+}
+
+impl KvTile for Q8Tile {
+    fn set_key(&mut self, position: usize, key: &[f32]) {
+        let (scale, codes) = Self::quantize(key);
+        self.scales[position] = scale;
+        for (row, code) in self.codes.iter_mut().zip(codes) {
+            row[position] = code;
+        }
+    }
+    fn set_value(&mut self, position: usize, value: &[f32]) {
+        (self.scales[position], self.codes[position]) = Self::quantize(value);
+    }
+    fn key(&self, position: usize, key: &mut [f32]) {
+        let scale = self.scales[position].to_f32();
+        for (value, row) in key.iter_mut().zip(&self.codes) {
+            *value = scale * f32::from(row[position]);
+        }
+    }
+    fn value(&self, position: usize, value: &mut [f32]) {
+        let scale = self.scales[position].to_f32();
+        for (value, code) in value.iter_mut().zip(self.codes[position]) {
+            *value = scale * f32::from(code);
+        }
+    }
+}
+
+/// Keys and values of a layer: `[kv_heads, capacity / 32, head_dim / 32]` tiles each.
+#[derive(Clone, Debug, Default)]
+pub struct KvLayer<T> {
+    /// Tiles `[dims, positions]`.
+    pub keys: Vec<T>,
+    /// Tiles `[positions, dims]`.
+    pub values: Vec<T>,
+}
+
+/// A layer in the cache's dtype.
 #[derive(Clone, Debug)]
-pub enum KvRows {
+pub enum KvTiles {
     /// Half precision.
-    F16(Vec<f16>),
+    F16(KvLayer<Tile<f16>>),
     /// Single precision.
-    F32(Vec<f32>),
-}
-
-impl KvRows {
-    fn new(dtype: KvDType, len: usize) -> Self {
-        match dtype {
-            KvDType::F16 => Self::F16(vec![f16::ZERO; len]),
-            KvDType::F32 => Self::F32(vec![0.0; len]),
-        }
-    }
-
-    /// Overwrites the elements from `start` on with `values`, rounded to this dtype.
-    pub fn write(&mut self, start: usize, values: &[f32]) {
-        use half::slice::HalfFloatSliceExt;
-        match self {
-            Self::F16(rows) => rows[start..start + values.len()].convert_from_f32_slice(values),
-            Self::F32(rows) => rows[start..start + values.len()].copy_from_slice(values),
-        }
-    }
-
-    /// Copies the elements from `start` on into `out` as f32.
-    pub fn read(&self, start: usize, out: &mut [f32]) {
-        use half::slice::HalfFloatSliceExt;
-        match self {
-            Self::F16(rows) => rows[start..start + out.len()].convert_to_f32_slice(out),
-            Self::F32(rows) => out.copy_from_slice(&rows[start..start + out.len()]),
-        }
-    }
+    F32(KvLayer<Tile<f32>>),
+    /// 8 bits.
+    Q8(KvLayer<Q8Tile>),
 }
 
 /// A KV cache in host memory.
@@ -103,15 +235,18 @@ impl KvRows {
 pub struct HostKvCache {
     layout: KvLayout,
     capacity: usize,
-    /// Of each layer, keys and then values: `[kv_heads, capacity, head_dim]`.
-    layers: Vec<[KvRows; 2]>,
+    layers: Vec<KvTiles>,
 }
 
 impl HostKvCache {
     /// An empty cache; memory is taken by [`reserve`](Self::reserve).
     pub fn new(layout: KvLayout) -> Self {
-        let layers = (0..layout.layers).map(|_| [0, 1].map(|_| KvRows::new(layout.dtype, 0))).collect();
-        Self { layout, capacity: 0, layers }
+        let empty = || match layout.dtype {
+            KvDType::F16 => KvTiles::F16(KvLayer { keys: Vec::new(), values: Vec::new() }),
+            KvDType::F32 => KvTiles::F32(KvLayer { keys: Vec::new(), values: Vec::new() }),
+            KvDType::Q8 => KvTiles::Q8(KvLayer { keys: Vec::new(), values: Vec::new() }),
+        };
+        Self { layout, capacity: 0, layers: (0..layout.layers).map(|_| empty()).collect() }
     }
 
     /// Its shape.
@@ -126,48 +261,123 @@ impl HostKvCache {
 
     /// Makes room for `positions` positions; doubles at least, so that growth is rare.
     pub fn reserve(&mut self, positions: usize) {
+        fn grow<T: KvTile>(layer: &mut KvLayer<T>, kv_heads: usize, old: usize, new: usize) {
+            for tiles in [&mut layer.keys, &mut layer.values] {
+                let mut grown = vec![T::zeroed(); kv_heads * new];
+                if old > 0 {
+                    for (from, to) in tiles.chunks_exact(old).zip(grown.chunks_exact_mut(new)) {
+                        to[..old].copy_from_slice(from);
+                    }
+                }
+                *tiles = grown;
+            }
+        }
         if positions <= self.capacity {
             return;
         }
-        let (old, new) = (self.capacity, positions.max(2 * self.capacity).next_multiple_of(64));
-        let KvLayout { kv_heads, head_dim, dtype, .. } = self.layout;
-        for rows in self.layers.iter_mut().flatten() {
-            let mut grown = KvRows::new(dtype, kv_heads * new * head_dim);
-            for head in 0..kv_heads {
-                let (from, to, len) = (head * old * head_dim, head * new * head_dim, old * head_dim);
-                match (&*rows, &mut grown) {
-                    (KvRows::F16(a), KvRows::F16(b)) => b[to..to + len].copy_from_slice(&a[from..from + len]),
-                    (KvRows::F32(a), KvRows::F32(b)) => b[to..to + len].copy_from_slice(&a[from..from + len]),
-                    _ => unreachable!("a cache has one dtype"),
-                }
+        let capacity = positions.max(2 * self.capacity).next_multiple_of(2 * TILE);
+        let (heads, old, new) = (self.layout.kv_heads, self.tiles(self.capacity), self.tiles(capacity));
+        for layer in &mut self.layers {
+            match layer {
+                KvTiles::F16(layer) => grow(layer, heads, old, new),
+                KvTiles::F32(layer) => grow(layer, heads, old, new),
+                KvTiles::Q8(layer) => grow(layer, heads, old, new),
             }
-            *rows = grown;
         }
-        self.capacity = new;
+        self.capacity = capacity;
     }
 
-    /// Keys and values of a layer, each `[kv_heads, capacity, head_dim]`.
-    pub fn layer(&self, layer: usize) -> &[KvRows; 2] {
+    /// Tiles that `positions` positions of one head take.
+    pub fn tiles(&self, positions: usize) -> usize {
+        positions.div_ceil(TILE) * self.layout.head_dim.div_ceil(TILE)
+    }
+
+    /// A layer.
+    pub fn layer(&self, layer: usize) -> &KvTiles {
         &self.layers[layer]
     }
 
-    /// Where the row of `head` at `position` begins in a layer's [`KvRows`].
-    pub fn row_start(&self, head: usize, position: usize) -> usize {
-        (head * self.capacity + position) * self.layout.head_dim
+    /// Where `head` begins in a layer's tiles.
+    pub fn head_start(&self, head: usize) -> usize {
+        head * self.tiles(self.capacity)
+    }
+
+    /// Reads a key as f32.
+    pub fn read_key(&self, layer: usize, head: usize, position: usize, out: &mut [f32]) {
+        let start = self.head_start(head) + self.tiles(position / TILE * TILE);
+        for (chunk, out) in out.chunks_mut(TILE).enumerate() {
+            match &self.layers[layer] {
+                KvTiles::F16(layer) => layer.keys[start + chunk].key(position % TILE, out),
+                KvTiles::F32(layer) => layer.keys[start + chunk].key(position % TILE, out),
+                KvTiles::Q8(layer) => layer.keys[start + chunk].key(position % TILE, out),
+            }
+        }
+    }
+
+    /// Reads a value vector as f32.
+    pub fn read_value(&self, layer: usize, head: usize, position: usize, out: &mut [f32]) {
+        let start = self.head_start(head) + self.tiles(position / TILE * TILE);
+        for (chunk, out) in out.chunks_mut(TILE).enumerate() {
+            match &self.layers[layer] {
+                KvTiles::F16(layer) => layer.values[start + chunk].value(position % TILE, out),
+                KvTiles::F32(layer) => layer.values[start + chunk].value(position % TILE, out),
+                KvTiles::Q8(layer) => layer.values[start + chunk].value(position % TILE, out),
+            }
+        }
     }
 
     /// Stores `k` and `v: [tokens, kv_heads, head_dim]` from `position` on.
     pub fn store(&mut self, layer: usize, position: usize, tokens: usize, k: &[f32], v: &[f32]) {
+        self.store_by_head(layer, position, tokens, k, v, |heads, store| (0..heads).for_each(store));
+    }
+
+    /// [`store`](Self::store), with `run(kv_heads, store)` calling `store(head)` for every head, on any threads.
+    pub fn store_by_head(
+        &mut self,
+        layer: usize,
+        position: usize,
+        tokens: usize,
+        k: &[f32],
+        v: &[f32],
+        run: impl FnOnce(usize, &(dyn Fn(usize) + Sync)),
+    ) {
         let KvLayout { kv_heads, head_dim, .. } = self.layout;
         assert!(position + tokens <= self.capacity, "position {} of {}", position + tokens, self.capacity);
-        for token in 0..tokens {
-            for head in 0..kv_heads {
-                let to = self.row_start(head, position + token);
-                let from = (token * kv_heads + head) * head_dim;
-                let [keys, values] = &mut self.layers[layer];
-                keys.write(to, &k[from..from + head_dim]);
-                values.write(to, &v[from..from + head_dim]);
-            }
+        assert!(k.len() >= tokens * kv_heads * head_dim && v.len() >= tokens * kv_heads * head_dim);
+        let tiles = self.tiles(self.capacity);
+        match &mut self.layers[layer] {
+            KvTiles::F16(layer) => store(layer, tiles, self.layout, position, tokens, k, v, run),
+            KvTiles::F32(layer) => store(layer, tiles, self.layout, position, tokens, k, v, run),
+            KvTiles::Q8(layer) => store(layer, tiles, self.layout, position, tokens, k, v, run),
         }
     }
+}
+
+/// See [`HostKvCache::store_by_head`]; a head has `tiles` tiles.
+fn store<T: KvTile>(
+    layer: &mut KvLayer<T>,
+    tiles: usize,
+    KvLayout { kv_heads, head_dim, .. }: KvLayout,
+    position: usize,
+    tokens: usize,
+    k: &[f32],
+    v: &[f32],
+    run: impl FnOnce(usize, &(dyn Fn(usize) + Sync)),
+) {
+    let chunks = head_dim.div_ceil(TILE);
+    // The lock is never waited for: it hands each head's tiles to the one task that works on them.
+    let heads: Vec<_> = layer.keys.chunks_exact_mut(tiles).zip(layer.values.chunks_exact_mut(tiles)).collect();
+    let heads: Vec<_> = heads.into_iter().map(Mutex::new).collect();
+    run(kv_heads, &|head| {
+        let mut tiles = heads[head].lock().unwrap_or_else(PoisonError::into_inner);
+        let (keys, values) = &mut *tiles;
+        for token in 0..tokens {
+            let (block, at) = ((position + token) / TILE, (position + token) % TILE);
+            let row = (token * kv_heads + head) * head_dim..(token * kv_heads + head + 1) * head_dim;
+            for (chunk, (k, v)) in k[row.clone()].chunks(TILE).zip(v[row].chunks(TILE)).enumerate() {
+                keys[block * chunks + chunk].set_key(at, k);
+                values[block * chunks + chunk].set_value(at, v);
+            }
+        }
+    });
 }

@@ -2,8 +2,9 @@
 
 use crate::backend::compare::{Compare, Record};
 use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::Level;
 use crate::backend::reference::Reference;
-use crate::backend::{Backend, BackendError, BackendInfo, BackendKind};
+use crate::backend::{Backend, BackendError, BackendInfo, BackendKind, Peak};
 use crate::model::expected;
 use crate::model::kv_cache::{KvDType, KvLayout};
 use crate::model::qwen3::{LogitsFor, Probe, Qwen3, State};
@@ -64,6 +65,24 @@ pub enum SessionError {
         /// What the model was made for.
         model_context: usize,
     },
+    /// A benchmark at a depth that the model's context does not hold. Nothing has been computed.
+    #[error(
+        "a depth of {depth} and {tokens} tokens more do not fit: {model} was made for a context of {context}; {}",
+        match context.checked_sub(*tokens) {
+            Some(most) => format!("choose a depth of at most {most}"),
+            None => format!("choose at most {context} tokens"),
+        }
+    )]
+    DepthBeyondModel {
+        /// Tokens in the cache.
+        depth: usize,
+        /// Tokens measured there.
+        tokens: usize,
+        /// What the model was made for.
+        context: usize,
+        /// The model's name.
+        model: String,
+    },
     /// A context longer than the model was made for.
     #[error("a context of {context} tokens was asked for, and {model} was made for {model_context}")]
     ContextBeyondModel {
@@ -94,6 +113,14 @@ pub struct EngineOptions {
     pub backend: BackendKind,
     /// Threads of the CPU backend; `None`: one a core.
     pub threads: Option<usize>,
+    /// SIMD level of the CPU backend; `None`: the fastest of this machine.
+    pub simd: Option<Level>,
+}
+
+impl EngineOptions {
+    fn cpu(&self) -> Cpu {
+        Cpu::with_level(self.threads, self.simd.unwrap_or_else(Level::detect))
+    }
 }
 
 /// How a session behaves.
@@ -138,7 +165,7 @@ impl Engine {
             return Err(SessionError::Mismatch { model: source.name().into(), report: report.to_string() });
         }
         let model: Arc<dyn Model> = match options.backend {
-            BackendKind::Cpu => Arc::new(Qwen3::load(Cpu::new(options.threads), config, &checkpoint)?),
+            BackendKind::Cpu => Arc::new(Qwen3::load(options.cpu(), config, &checkpoint)?),
             BackendKind::Reference => Arc::new(Qwen3::load(Reference, config, &checkpoint)?),
         };
         let inner = Inner {
@@ -197,6 +224,16 @@ impl Engine {
     /// Bytes a second that this machine reads, measured now; `None` where the backend cannot tell.
     pub fn read_bandwidth(&self) -> Option<f64> {
         self.inner.model.read_bandwidth()
+    }
+
+    /// Operations a second that this machine reaches on registers alone, measured now, by kind of instruction.
+    pub fn peak_ops(&self) -> Vec<Peak> {
+        self.inner.model.peak_ops()
+    }
+
+    /// The weights as they lie in their files.
+    pub(super) fn checkpoint(&self) -> &Checkpoint {
+        &self.inner.checkpoint
     }
 
     /// The dtype of most of the weights, for the line that `fs` prints at start.
@@ -286,7 +323,7 @@ impl Engine {
         }
         self.check(ids, self.config().max_context())?;
         match kind.backend {
-            BackendKind::Cpu => records(self, Cpu::new(kind.threads), ids),
+            BackendKind::Cpu => records(self, kind.cpu(), ids),
             BackendKind::Reference => records(self, Reference, ids),
         }
     }
@@ -375,11 +412,42 @@ impl Session {
         Ok(&self.logits)
     }
 
+    /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.
+    ///
+    /// What is in the cache before `first` is reused; the rest goes in chunks, but for the rows asked for, which are
+    /// computed at once. With Qwen3's vocabulary a row takes 608 KB, so a long text is asked for piece by piece.
+    pub fn evaluate_rows(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, SessionError> {
+        self.engine.check(tokens, self.context())?;
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let mut done = common.min(first);
+        self.tokens.truncate(done);
+        self.timeline.truncate(done);
+        self.logits.clear();
+        let mut rows = Vec::new();
+        while done < tokens.len() {
+            let (end, wanted) = match done < first {
+                true => (first.min(tokens.len()).min(done + self.options.chunk), LogitsFor::None),
+                false => (tokens.len(), LogitsFor::All),
+            };
+            rows = self.timeline.append(&tokens[done..end], wanted, None)?;
+            self.tokens.extend_from_slice(&tokens[done..end]);
+            done = end;
+        }
+        Ok(rows)
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub fn rewind(&mut self, len: usize) {
+        if len < self.tokens.len() {
+            self.tokens.truncate(len);
+            self.logits.clear();
+            self.timeline.truncate(len);
+        }
+    }
+
     /// Forgets everything.
     pub fn reset(&mut self) {
-        self.tokens.clear();
-        self.logits.clear();
-        self.timeline.truncate(0);
+        self.rewind(0);
     }
 }
 
@@ -388,6 +456,7 @@ trait Model: Send + Sync {
     fn config(&self) -> &Config;
     fn backend(&self) -> BackendInfo;
     fn read_bandwidth(&self) -> Option<f64>;
+    fn peak_ops(&self) -> Vec<Peak>;
     fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline>;
 }
 
@@ -409,6 +478,10 @@ impl<B: Backend> Model for Qwen3<B> {
 
     fn read_bandwidth(&self) -> Option<f64> {
         Qwen3::backend(self).read_bandwidth()
+    }
+
+    fn peak_ops(&self) -> Vec<Peak> {
+        Qwen3::backend(self).peak_ops()
     }
 
     fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline> {

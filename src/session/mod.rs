@@ -2,8 +2,10 @@
 //!
 //! This is all that the command line, the server and the course see.
 
+pub mod bench;
 mod engine;
 mod generate;
+pub mod perplexity;
 mod importance;
 pub mod sampling;
 pub mod stop;

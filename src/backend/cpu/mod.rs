@@ -7,12 +7,13 @@ mod bandwidth;
 mod huge;
 mod linear;
 mod packed;
+mod peak;
 mod rows;
 pub mod simd;
 pub mod threads;
 
 use super::matrix::Matrix;
-use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, assert_in_cache, reference};
+use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, Peak, assert_in_cache, reference};
 use crate::model::kv_cache::{HostKvCache, KvLayout};
 use crate::weights::Tensor;
 use packed::Packed;
@@ -66,6 +67,10 @@ impl Backend for Cpu {
         Some(bandwidth::read_bandwidth(self))
     }
 
+    fn peak_ops(&self) -> Vec<Peak> {
+        peak::peak_ops(self)
+    }
+
     fn load(&self, tensor: &Tensor) -> Result<CpuWeight, BackendError> {
         let matrix = Matrix::new(tensor, "cpu")?;
         let vector = if tensor.shape.len() == 1 { matrix.to_f32() } else { Vec::new() };
@@ -112,7 +117,7 @@ impl Backend for Cpu {
     }
 
     fn head_norm(&self, x: &mut Vec<f32>, weight: &CpuWeight, eps: f32, rows: usize) {
-        rows::head_norm(self, x, &weight.vector, eps, rows);
+        rows::norm_rope(self, x, Some((&weight.vector, eps)), None, rows, 1, weight.vector.len());
     }
 
     fn linear(&self, out: &mut Vec<f32>, x: &Vec<f32>, weight: &CpuWeight, rows: usize) {
@@ -143,11 +148,11 @@ impl Backend for Cpu {
     }
 
     fn rope(&self, x: &mut Vec<f32>, cos_sin: &Vec<f32>, tokens: usize, heads: usize, head_dim: usize) {
-        rows::rope(self, x, cos_sin, tokens, heads, head_dim);
+        rows::norm_rope(self, x, None, Some(cos_sin), tokens, heads, head_dim);
     }
 
     fn store_kv(&self, cache: &mut HostKvCache, k: &Vec<f32>, v: &Vec<f32>, at: CachePosition) {
-        cache.store(at.layer, at.start, at.tokens, k, v);
+        rows::store_kv(self, cache, k, v, at);
     }
 
     fn attention(&self, out: &mut Vec<f32>, q: &Vec<f32>, cache: &HostKvCache, heads: Heads, at: CachePosition) {
@@ -160,10 +165,23 @@ impl Backend for Cpu {
     }
 
     fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) {
-        reference::add::add(&mut x[..len], &y[..len]);
+        rows::add(self, &mut x[..len], &y[..len]);
     }
 
     fn copy_rows(&self, out: &mut Vec<f32>, x: &Vec<f32>, first: usize, rows: usize, columns: usize) {
         out[..rows * columns].copy_from_slice(&x[first * columns..(first + rows) * columns]);
+    }
+
+    fn norm_rope_store(
+        &self,
+        [q, k, v]: [&mut Vec<f32>; 3],
+        [q_norm, k_norm]: [&CpuWeight; 2],
+        eps: f32,
+        cos_sin: &Vec<f32>,
+        cache: &mut HostKvCache,
+        heads: Heads,
+        at: CachePosition,
+    ) {
+        rows::norm_rope_store(self, [q, k, v], [&q_norm.vector, &k_norm.vector], eps, cos_sin, cache, heads, at);
     }
 }

@@ -14,7 +14,6 @@ pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, 
     let Heads { heads, kv_heads, head_dim } = shape;
     let group = heads / kv_heads;
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let [keys, values] = cache.layer(at.layer);
     let mut row = vec![0.0; head_dim];
     for t in 0..at.tokens {
         let positions = at.start + t + 1;
@@ -23,7 +22,7 @@ pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, 
             let query = &q[(t * heads + h) * head_dim..][..head_dim];
             let mut weights = vec![0.0; positions];
             for (p, weight) in weights.iter_mut().enumerate() {
-                keys.read(cache.row_start(kv_head, p), &mut row);
+                cache.read_key(at.layer, kv_head, p, &mut row);
                 *weight = dot(query, &row) * scale;
             }
             softmax(&mut weights);
@@ -31,7 +30,7 @@ pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, 
             let out = &mut out[(t * heads + h) * head_dim..][..head_dim];
             out.fill(0.0);
             for (p, weight) in weights.iter().enumerate() {
-                values.read(cache.row_start(kv_head, p), &mut row);
+                cache.read_value(at.layer, kv_head, p, &mut row);
                 for i in 0..head_dim {
                     out[i] += weight * row[i];
                 }

@@ -207,6 +207,10 @@ unsafe impl<D: Dots> Vector for F32x16<D> {
     unsafe fn sum(self) -> f32 {
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe { _mm512_reduce_max_ps(self.0) }
+    }
 
     type Words = __m512i;
     #[inline(always)]

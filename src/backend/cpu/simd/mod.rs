@@ -21,16 +21,18 @@ mod linear;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod packed;
+mod peak;
 mod rows;
 mod scalar;
 
-pub(crate) use attention::Attention;
+pub(crate) use attention::{AttentionTile, Decode, PIECE, Prefill, Reduce};
 pub(crate) use linear::{Interleave, Interleaved, Linear, LinearPanels, panel_tile};
 pub(crate) use packed::{
     Format, LinearRow, LinearTiles, PackedQ4_0, PackedQ4K, PackedQ5K, PackedQ6K, PackedQ8_0, Quantize, Quantized,
     tile_rows,
 };
-pub(crate) use rows::{RmsNorm, Sum, SwiGlu};
+pub(crate) use peak::{Bf16Peak, FmaPeak, Int8Peak};
+pub(crate) use rows::{Add, NormRope, RmsNorm, Sum, SwiGlu};
 
 use half::{bf16, f16};
 
@@ -253,15 +255,10 @@ pub unsafe trait Vector: Copy {
     unsafe fn exp2_whole(self) -> Self;
     /// The sum of all lanes.
     unsafe fn sum(self) -> f32;
-
-    /// The largest lane.
-    #[inline(always)]
-    unsafe fn largest(self) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; 16];
-        // SAFETY: no vector has more lanes.
-        unsafe { self.store(lanes.as_mut_ptr()) };
-        lanes[..Self::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
-    }
+    /// The largest of all lanes.
+    unsafe fn largest(self) -> f32;
+    /// Loads 8-bit integers.
+    unsafe fn load_i8(from: *const i8) -> Self;
 
     /// Stores the first `to.len()` lanes, or all if there are fewer.
     #[inline(always)]
@@ -299,8 +296,6 @@ pub unsafe trait Vector: Copy {
     unsafe fn store_i8(self, to: *mut i8);
     /// Loads unsigned bytes.
     unsafe fn load_u8(from: *const u8) -> Self;
-    /// Loads signed bytes.
-    unsafe fn load_i8(from: *const i8) -> Self;
 
     /// `sums[i] + Σ_j codes[i][j] * x[i][j]` over the four bytes of each word: `codes` unsigned and at most 127, `x`
     /// signed and from -127 to 127.
@@ -381,6 +376,18 @@ impl Element for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load_i8(from) }
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
     }
 }
 

@@ -91,4 +91,15 @@ unsafe impl Vector for F32x4 {
     unsafe fn sum(self) -> f32 {
         unsafe { vaddvq_f32(self.0) }
     }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe { vmaxvq_f32(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        unsafe {
+            let four = vreinterpret_s8_s32(vdup_n_s32(from.cast::<i32>().read_unaligned()));
+            Self(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four)))))
+        }
+    }
 }

@@ -84,6 +84,10 @@ unsafe impl Vector for F32x4 {
         let [a, b, c, d] = self.0;
         (a + c) + (b + d)
     }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
 
     type Words = [i32; 4];
     #[inline(always)]
