@@ -118,7 +118,7 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    fn cpu(&self) -> Cpu {
+    pub(super) fn cpu(&self) -> Cpu {
         Cpu::with_level(self.threads, self.simd.unwrap_or_else(Level::detect))
     }
 }
@@ -259,11 +259,6 @@ impl Engine {
                 _ => tensor.data.len(),
             })
             .sum()
-    }
-
-    /// The tensors in the files.
-    pub(super) fn checkpoint(&self) -> &Checkpoint {
-        &self.inner.checkpoint
     }
 
     /// Starts an empty sequence.

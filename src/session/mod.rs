@@ -5,8 +5,8 @@
 pub mod bench;
 mod engine;
 mod generate;
-pub mod perplexity;
 mod importance;
+pub mod perplexity;
 pub mod sampling;
 pub mod stop;
 pub mod verify;
