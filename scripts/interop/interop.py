@@ -5,7 +5,9 @@ For each type: fs quantizes the story model, and so does llama.cpp. Each file is
               in f32, so this says whether both read the same numbers from the file
   logits      logits of both on the file itself. llama.cpp rounds activations to the weights' kind first (bf16, f16, or blocks of
               8 bits), so what is left is that rounding
-  greedy      whether greedy continuations are the same (asked of bf16, f16 and q8_0)
+  greedy      of the cpu backend against llama.cpp, 48 tokens a prompt: where they part, llama.cpp must have been undecided, its two
+              best logits being nearer to each other than the noise of rounding (asked of f32, bf16, f16 and q8_0); and on weights
+              widened to f32 both must be the same to the last token
   rmse        the error of fs's quantizer divided by that of llama.cpp's, over all tensors; and the largest one of a tensor
 and, once: token ids of some texts, and the types that both recipes choose.
 
@@ -22,7 +24,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-# Type, its name in llama.cpp, whether greedy continuations must be equal.
+# Type, its name in llama.cpp, whether greedy continuations must agree.
 TYPES = [
     ("f32", "ALL_F32", True),
     ("bf16", "MOSTLY_BF16", True),
@@ -38,6 +40,9 @@ TYPES = [
 EXACT = 1e-8
 # With activations rounded to 8 bits in every matrix.
 LOGITS = 1e-4
+# Two logits this near are one to whoever rounds activations: logits of this model spread over 20, and 1e-4 of their energy is
+# an error of 0.06 in each.
+UNDECIDED = 0.15
 RMSE = 1.01
 
 PROMPTS = [
@@ -81,16 +86,18 @@ class Llama:
         return np.array(self.model.scores[len(ids) - 1], dtype=np.float64)
 
     def greedy(self, ids, count, stop):
+        """A continuation, and for each of its tokens the logits that it was chosen by."""
         self.model.reset()
         self.model.eval(ids)
-        out = []
+        out, logits = [], []
         for _ in range(count):
-            best = int(np.argmax(self.model.scores[self.model.n_tokens - 1]))
+            logits.append(np.array(self.model.scores[self.model.n_tokens - 1]))
+            best = int(np.argmax(logits[-1]))
+            out.append(best)
             if best in stop:
                 break
-            out.append(best)
             self.model.eval([best])
-        return out
+        return out, logits
 
 
 def llama_quantize(source, out, ftype):
@@ -103,12 +110,26 @@ def llama_quantize(source, out, ftype):
 
 
 def fs_logits(fs, path, ids, backend, vocab):
-    top = fs_json(fs, "logits", "-q", "--model", path, "--backend", backend, "--kv", "f32", "--json", "--top", vocab,
+    top = fs_json(fs, "logits", "-q", "--threads", 1, "--model", path, "--backend", backend, "--kv", "f32", "--json", "--top", vocab,
                   "--ids", ",".join(map(str, ids)))["top"]
     logits = np.empty(vocab)
     for token in top:
         logits[token["id"]] = token["logit"]
     return logits
+
+
+def fs_greedy(fs, path, ids, backend, count, stop):
+    out = fs_json(fs, "generate", "-q", "--threads", 1, "--model", path, "--backend", backend, "--kv", "f32", "--ignore-eos",
+                  "--temperature", 0, "-n", count, "--json", "--ids", ",".join(map(str, ids)))["ids"]
+    return out[: next((i + 1 for i, token in enumerate(out) if token in stop), len(out))]
+
+
+def parting(ours, theirs, logits):
+    """How decided llama.cpp was where two continuations part; 0 if they do not."""
+    for i, (a, b) in enumerate(zip(ours, theirs)):
+        if a != b:
+            return float(logits[i][b] - logits[i][a])
+    return 0.0
 
 
 def nmse(a, b):
@@ -134,16 +155,16 @@ def squared_errors(fs, path, f32, original):
 def check_file(fs, path, f32, prompts, vocab, stop):
     """One file in both programs."""
     llama, wide = Llama(path), Llama(f32)
-    found = {"exact": 0.0, "logits": 0.0, "logits_cpu": 0.0, "greedy": True}
+    found = {"exact": 0.0, "logits": 0.0, "logits_cpu": 0.0, "parting": 0.0, "greedy_exact": True}
     for ids in prompts:
         theirs, reference = llama.logits(ids), fs_logits(fs, path, ids, "reference", vocab)
         found["exact"] = max(found["exact"], nmse(reference, wide.logits(ids)))
         found["logits"] = max(found["logits"], nmse(reference, theirs))
         found["logits_cpu"] = max(found["logits_cpu"], nmse(fs_logits(fs, path, ids, "cpu", vocab), theirs))
-        ours = fs_json(fs, "generate", "-q", "--model", path, "--temperature", 0, "-n", 48, "--json",
-                       "--ids", ",".join(map(str, ids)))["ids"]
-        ours = ours[: next((i for i, token in enumerate(ours) if token in stop), len(ours))]
-        found["greedy"] &= ours == llama.greedy(ids, 48, stop)
+        ours = fs_greedy(fs, path, ids, "cpu", 48, stop)
+        found["parting"] = max(found["parting"], parting(ours, *llama.greedy(ids, 48, stop)))
+        theirs, _ = wide.greedy(ids, 48, stop)
+        found["greedy_exact"] &= fs_greedy(fs, path, ids, "reference", 48, stop) == theirs
     return found
 
 
@@ -175,7 +196,7 @@ def main():
     for text in TEXTS:
         ours = fs_json(fs, "tokenize", "--model", source, "--json", text) if text else {"ids": []}
         expect(ours["ids"] == llama.tokenize(text), f"token ids of {text!r}: {ours['ids']} and {llama.tokenize(text)}")
-    expect(set(llama.model._model.token_eos() for _ in [0]) <= stop, "the end token")
+    expect(llama.model.token_eos() in stop, f"the end token: {llama.model.token_eos()} and {stop}")
     prompts = [llama.tokenize(text) for text in PROMPTS]
 
     for kind, ftype, greedy in TYPES:
@@ -192,7 +213,10 @@ def main():
             types[writer], errors[writer] = squared_errors(fs, path, wide, original)
             expect(found["exact"] <= EXACT, f"{kind} by {writer}: exact {found['exact']:.1e} > {EXACT:.0e}")
             expect(found["logits"] <= LOGITS, f"{kind} by {writer}: logits {found['logits']:.1e} > {LOGITS:.0e}")
-            expect(found["greedy"] or not greedy, f"{kind} by {writer}: greedy continuations differ")
+            expect(found["greedy_exact"], f"{kind} by {writer}: greedy continuations differ with f32 activations")
+            undecided = found["parting"] <= UNDECIDED
+            expect(undecided or not greedy, f"{kind} by {writer}: greedy continuations part at {found['parting']:.2f}")
+            print(f"{kind} by {writer}: {found}", file=sys.stderr)
             rows.append({"type": kind, "written_by": writer, **found})
         different = [name for name in original if types["fs"][name] != types["llama.cpp"][name]]
         expect(not different, f"{kind}: the recipes differ in {different[:3]}")
@@ -207,12 +231,14 @@ def main():
         print(json.dumps({"llama_cpp_python": llama_cpp.__version__, "rows": rows, "failures": failures}, indent=2))
     else:
         print(f"llama-cpp-python {llama_cpp.__version__}; NMSE, the largest of {len(prompts)} prompts\n")
-        print("| type | written by | exact | logits, f32 activations | logits, cpu backend | greedy | rmse, fs / llama.cpp | of a tensor at most |")
-        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        print("| type | written by | exact | logits, f32 activations | logits, cpu backend | greedy in f32 | greedy parts at | rmse, fs / llama.cpp | of a tensor at most |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
         for row in rows:
             ratio = [f"{row[key]:.4f}" if key in row else "" for key in ("rmse_ratio", "worst_rmse_ratio")]
             numbers = [f"{row[key]:.1e}" for key in ("exact", "logits", "logits_cpu")]
-            print("|", " | ".join([row["type"], row["written_by"], *numbers, "equal" if row["greedy"] else "differ", *ratio]), "|")
+            greedy = "equal" if row["greedy_exact"] else "differ"
+            parts = f"{row['parting']:.2f}" if row["parting"] else "never"
+            print("|", " | ".join([row["type"], row["written_by"], *numbers, greedy, parts, *ratio]), "|")
         print()
     for failure in failures:
         print(f"interop: {failure}", file=sys.stderr)

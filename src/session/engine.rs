@@ -118,7 +118,7 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    fn cpu(&self) -> Cpu {
+    pub(super) fn cpu(&self) -> Cpu {
         Cpu::with_level(self.threads, self.simd.unwrap_or_else(Level::detect))
     }
 }
@@ -238,8 +238,11 @@ impl Engine {
 
     /// The dtype of most of the weights, for the line that `fs` prints at start.
     pub fn weights_dtype(&self) -> &'static str {
-        let largest = self.inner.checkpoint.tensors().max_by_key(|tensor| tensor.data.len());
-        largest.map_or("none", |tensor| tensor.dtype.name())
+        let mut values = std::collections::BTreeMap::new();
+        for tensor in self.inner.checkpoint.tensors() {
+            *values.entry(tensor.dtype).or_insert(0) += tensor.elements();
+        }
+        values.into_iter().max_by_key(|(_, values)| *values).map_or("none", |(dtype, _)| dtype.name())
     }
 
     /// Bytes of weights that decoding one token reads: every matrix once, and one row of the embedding.

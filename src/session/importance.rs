@@ -2,7 +2,6 @@
 
 use super::engine::{Engine, EngineOptions, SessionError};
 use crate::backend::collect::Collect;
-use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, BackendKind};
 use crate::model::kv_cache::KvDType;
@@ -25,7 +24,7 @@ impl Engine {
         self.check(ids, usize::MAX)?;
         let chunk = chunk.clamp(1, self.config().max_context());
         match options.backend {
-            BackendKind::Cpu => self.collect(Cpu::new(options.threads), ids, chunk, progress),
+            BackendKind::Cpu => self.collect(options.cpu(), ids, chunk, progress),
             BackendKind::Reference => self.collect(Reference, ids, chunk, progress),
         }
     }

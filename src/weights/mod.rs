@@ -16,6 +16,7 @@ pub mod gguf;
 mod json;
 pub mod known_models;
 mod model_directory;
+mod new_file;
 pub mod quantize;
 mod safetensors;
 mod source;

@@ -64,27 +64,33 @@ pub fn weigh(values: &[f32], importance: Option<&[f32]>, weights: &mut [f32]) {
     }
 }
 
-/// Sums of three products over all values, in lanes.
+/// A few values side by side.
+type Lanes = [f32; LANES];
+
+/// What `f` makes of each lane.
 #[inline(always)]
-fn sums<const N: usize>(values: &[f32], weights: &[f32], terms: impl Fn(f32, f32) -> [f32; N]) -> [f32; N] {
-    let mut lanes = [[0.0f32; LANES]; N];
-    for (x, w) in values.chunks_exact(LANES).zip(weights.chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            let terms = terms(x[lane], w[lane]);
-            for n in 0..N {
-                lanes[n][lane] += terms[n];
-            }
+fn each(f: impl Fn(usize) -> f32) -> Lanes {
+    std::array::from_fn(f)
+}
+
+/// Sums over all values of what `terms` makes of some values and their weights.
+#[inline(always)]
+fn sums<const N: usize>(values: &[f32], weights: &[f32], terms: impl Fn(&Lanes, &Lanes) -> [Lanes; N]) -> [f32; N] {
+    let mut sums = [[0.0f32; LANES]; N];
+    for (x, w) in values.as_chunks().0.iter().zip(weights.as_chunks().0) {
+        for (sum, term) in sums.iter_mut().zip(terms(x, w)) {
+            *sum = each(|i| sum[i] + term[i]);
         }
     }
-    lanes.map(|lanes| lanes.iter().sum())
+    sums.map(|lanes| lanes.iter().sum())
 }
 
 /// `Σ w (x - x')²` where `restore` codes a value and turns it back.
 #[inline(always)]
 pub fn error(values: &[f32], weights: &[f32], restore: impl Fn(f32) -> f32) -> f32 {
     let [error] = sums(values, weights, |x, w| {
-        let difference = x - restore(x);
-        [w * difference * difference]
+        let difference = each(|i| x[i] - restore(x[i]));
+        [each(|i| w[i] * difference[i] * difference[i])]
     });
     error
 }
@@ -92,7 +98,10 @@ pub fn error(values: &[f32], weights: &[f32], restore: impl Fn(f32) -> f32) -> f
 /// The code of `x` at a scale whose inverse is given.
 #[inline(always)]
 pub fn code(x: f32, inverse: f32, low: f32, high: f32) -> f32 {
-    nearest((x * inverse).clamp(low, high))
+    // Written so that each comparison is one instruction.
+    let code = x * inverse;
+    let code = if code > low { code } else { low };
+    nearest(if code < high { code } else { high })
 }
 
 /// The inverse of a scale, 0 for a scale that is zero (all codes are then 0).
@@ -111,8 +120,9 @@ pub fn fit_scale(values: &[f32], weights: &[f32], low: f32, high: f32) -> f32 {
     // With its best scale, codes q leave the error Σ w x² - (Σ w x q)² / Σ w q².
     let refit = |inverse: f32| {
         let [xq, qq] = sums(values, weights, |x, w| {
-            let q = code(x, inverse, low, high);
-            [w * x * q, w * q * q]
+            let q = each(|i| code(x[i], inverse, low, high));
+            let wq = each(|i| w[i] * q[i]);
+            [each(|i| wq[i] * x[i]), each(|i| wq[i] * q[i])]
         });
         if qq > 0.0 { (xq * xq / qq, xq / qq) } else { (0.0, 0.0) }
     };
@@ -136,12 +146,13 @@ pub fn fit_scale_and_min(values: &[f32], weights: &[f32], top: f32) -> (f32, f32
     if high - low < 1e-30 {
         return (0.0, -low);
     }
-    let [w_sum, x_sum, xx] = sums(values, weights, |x, w| [w, w * x, w * x * x]);
+    let [w_sum, x_sum, xx] = sums(values, weights, |x, w| [*w, each(|i| w[i] * x[i]), each(|i| w[i] * x[i] * x[i])]);
     // The best scale and offset for the codes that a first guess gives, and their error.
     let refit = |inverse: f32, low: f32| {
         let [q, qq, xq] = sums(values, weights, |x, w| {
-            let q = code(x - low, inverse, 0.0, top);
-            [w * q, w * q * q, w * x * q]
+            let q = each(|i| code(x[i] - low, inverse, 0.0, top));
+            let wq = each(|i| w[i] * q[i]);
+            [wq, each(|i| wq[i] * q[i]), each(|i| wq[i] * x[i])]
         });
         let determinant = w_sum * qq - q * q;
         if determinant <= 0.0 {

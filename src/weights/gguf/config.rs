@@ -144,6 +144,10 @@ impl Gguf {
                 fields.insert(field.into(), to_json(value));
             }
         }
+        // A temperature of 0 is how greedy sampling is written.
+        if let Some(temperature) = self.number("general.sampling.temp")? {
+            fields.insert("do_sample".into(), json!(temperature > 0.0));
+        }
         fields.insert("eos_token_id".into(), json!(self.end_tokens()?));
         GenerationConfig::from_json(Json::from(fields).to_string().as_bytes(), &self.file).map_err(
             |error| match error {

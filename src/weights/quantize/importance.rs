@@ -4,10 +4,9 @@
 //! in a column that is fed large numbers costs more. The file holds, for each tensor `NAME` of the model, `NAME.in_sum2` (sums
 //! of squares, a column each) and `NAME.counts` (how many rows were summed).
 
-use super::NewFile;
-use super::QuantizeError;
 use crate::weights::gguf::{Gguf, Header, write::padding};
-use crate::weights::{DType, WeightsError};
+use crate::weights::new_file::NewFile;
+use crate::weights::{DType, Tensor, WeightsError};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -42,6 +41,8 @@ impl Importance {
             let message = "expected `imatrix`: not a file of `fs imatrix` or llama-imatrix (in its GGUF format)";
             return Err(gguf.error("general.type", message));
         }
+        let counted: BTreeMap<&str, &Tensor> =
+            gguf.tensors.iter().filter_map(|tensor| Some((tensor.name.strip_suffix(".counts")?, tensor))).collect();
         let mut means = BTreeMap::new();
         for tensor in &gguf.tensors {
             let Some(name) = tensor.name.strip_suffix(".in_sum2") else { continue };
@@ -51,8 +52,7 @@ impl Importance {
                 offset: tensor.offset,
                 message: message.into(),
             };
-            let counts = gguf.tensors.iter().find(|other| other.name.strip_suffix(".counts") == Some(name));
-            let counts = counts.ok_or_else(|| refuse("its `.counts` are missing"))?;
+            let counts = counted.get(name).ok_or_else(|| refuse("its `.counts` are missing"))?;
             if counts.elements() != 1 {
                 return Err(refuse("it has several matrices (of experts), which no Qwen3 tensor has"));
             }
@@ -97,7 +97,7 @@ pub fn write(
     dataset: &str,
     chunk: u32,
     chunks: u32,
-) -> Result<(), QuantizeError> {
+) -> Result<(), WeightsError> {
     let mut header = Header::default();
     header.text("general.type", "imatrix");
     header.texts("imatrix.datasets", [dataset].into_iter());
@@ -117,5 +117,5 @@ pub fn write(
     let mut file = NewFile::create(path, (start.len() + data.len()) as u64)?;
     file.write(&start)?;
     file.write(&data)?;
-    Ok(file.finish()?)
+    file.finish()
 }

@@ -10,10 +10,9 @@ pub use importance::{ColumnSums, Importance};
 pub use recipe::Recipe;
 
 use super::gguf::{self, Header, config, names, tokenizer};
+use super::new_file::NewFile;
 use super::{Config, DType, ModelSource, SourceError, Tensor, WeightsError};
 use crate::model::expected::{compare, expected_tensors};
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -54,16 +53,6 @@ pub enum QuantizeError {
         found: DType,
         /// The format asked for.
         wanted: DType,
-    },
-    /// Not enough room on the disk.
-    #[error("{}: the file takes {needed} bytes, and {free} are free", path.display())]
-    Space {
-        /// The file.
-        path: PathBuf,
-        /// Bytes that it takes.
-        needed: u64,
-        /// Bytes that are free.
-        free: u64,
     },
     /// The caller asked to stop. Nothing is left behind.
     #[error("interrupted: nothing was written")]
@@ -387,52 +376,4 @@ fn turn_rows(
         difference.values += columns as u64;
     }
     Ok(difference)
-}
-
-/// A file under another name, which becomes `path` when it is whole and is removed if it never is.
-pub(crate) struct NewFile {
-    writer: Option<BufWriter<File>>,
-    partial: PathBuf,
-    path: PathBuf,
-}
-
-impl NewFile {
-    /// Opens it, if there is room for `bytes`.
-    pub(crate) fn create(path: &Path, bytes: u64) -> Result<NewFile, QuantizeError> {
-        let dir = path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
-        let free = fs4::available_space(dir).map_err(WeightsError::io(dir))?;
-        if free < bytes {
-            return Err(QuantizeError::Space { path: path.to_path_buf(), needed: bytes, free });
-        }
-        if path.is_dir() || path.file_name().is_none() {
-            let message = "is a directory; name the file to write";
-            return Err(WeightsError::invalid(&path.display().to_string(), message).into());
-        }
-        // The process's id: two at once must not write into one file.
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let partial = path.with_file_name(format!("{name}.{}.partial", std::process::id()));
-        let file = File::create(&partial).map_err(WeightsError::io(&partial))?;
-        Ok(NewFile { writer: Some(BufWriter::new(file)), partial, path: path.to_path_buf() })
-    }
-
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
-        let writer = self.writer.as_mut().expect("open until it is finished");
-        writer.write_all(bytes).map_err(WeightsError::io(&self.path))
-    }
-
-    /// Gives the file its name, after everything has reached the disk.
-    pub(crate) fn finish(mut self) -> Result<(), WeightsError> {
-        let writer = self.writer.take().expect("open until it is finished");
-        let file = writer.into_inner().map_err(|error| WeightsError::io(&self.path)(error.into_error()))?;
-        file.sync_all().map_err(WeightsError::io(&self.path))?;
-        fs::rename(&self.partial, &self.path).map_err(WeightsError::io(&self.path))
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        // Closed first, for systems that remove no open file. After `finish` there is nothing by this name.
-        self.writer = None;
-        let _ = fs::remove_file(&self.partial);
-    }
 }
