@@ -236,13 +236,13 @@ impl Engine {
         &self.inner.checkpoint
     }
 
-    /// The dtype of most of the weights, for the line that `fs` prints at start.
+    /// The dtype of most of the weights' bytes, for the line that `fs` prints at start.
     pub fn weights_dtype(&self) -> &'static str {
-        let mut values = std::collections::BTreeMap::new();
+        let mut bytes = std::collections::BTreeMap::new();
         for tensor in self.inner.checkpoint.tensors() {
-            *values.entry(tensor.dtype).or_insert(0) += tensor.elements();
+            *bytes.entry(tensor.dtype).or_insert(0) += tensor.data.len();
         }
-        values.into_iter().max_by_key(|(_, values)| *values).map_or("none", |(dtype, _)| dtype.name())
+        bytes.into_iter().max_by_key(|row| row.1).map_or("none", |(dtype, _)| dtype.name())
     }
 
     /// Bytes of weights that decoding one token reads: every matrix once, and one row of the embedding.

@@ -26,8 +26,9 @@ use crate::backend::matrix::Elements;
 use crate::weights::DType;
 use std::marker::PhantomData;
 
-/// Bytes of weights in a block of decoding: large enough that taking a block costs nothing beside it.
-const BLOCK_BYTES: usize = 64 << 10;
+/// Bytes of weights in a block of decoding: a microsecond's, so that taking a block costs little beside it and a thread that
+/// is held up leaves little for the others to wait for.
+const BLOCK_BYTES: usize = 16 << 10;
 
 /// Input rows from which on panels are worth their transposition.
 const MANY_ROWS: usize = 9;
@@ -76,12 +77,17 @@ pub fn linear_many<const N: usize>(cpu: &Cpu, out: [&mut [f32]; N], x: &[f32], w
     });
 }
 
-/// Outputs of a block: whole panels; at least four blocks a thread where there is enough work, so that a slow thread holds
-/// nobody up.
+/// Outputs of a block: whole panels of packed weights, and whole tiles of others; at least four blocks a thread where there
+/// is enough work.
 fn block_outputs(cpu: &Cpu, weight: &CpuWeight, many: bool) -> usize {
+    let unit = match (&weight.form, many) {
+        (_, true) => 2 * PANEL,
+        (Form::Packed(_), false) => PANEL,
+        (Form::InPlace(_), false) => 4,
+    };
+    let wanted = if many { unit } else { BLOCK_BYTES / weight.row_bytes().max(1) };
     let by_threads = weight.rows().div_ceil(4 * cpu.pool.threads());
-    let wanted = if many { 2 * PANEL } else { BLOCK_BYTES / weight.row_bytes().max(1) };
-    wanted.min(by_threads).max(1).next_multiple_of(if many { 2 * PANEL } else { PANEL })
+    wanted.min(by_threads).max(1).next_multiple_of(unit)
 }
 
 /// Some outputs of quantized weights.

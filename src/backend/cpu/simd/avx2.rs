@@ -259,9 +259,4 @@ unsafe impl<D: Dots> Vector for F32x8<D> {
             }
         }
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(from: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
-    }
 }

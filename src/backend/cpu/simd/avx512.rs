@@ -308,9 +308,4 @@ unsafe impl<D: Dots> Vector for F32x16<D> {
             }
         }
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(from: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
-    }
 }

@@ -218,6 +218,7 @@ impl<E: Element> Kernel for LinearPanels<'_, '_, E> {
                     (16, true) => panel_tiles::<V, 2, { panel_tile(16).0 }, true>(&panel, x, out, first, width),
                     (16, false) => panel_tiles::<V, 2, { panel_tile(16).0 }, false>(&panel, x, out, first, width),
                     (8, _) => panel_tiles::<V, 2, { panel_tile(8).0 }, false>(&panel, x, out, first, width),
+                    (_, true) => panel_tiles::<V, 4, { panel_tile(4).0 }, true>(&panel, x, out, first, width),
                     _ => panel_tiles::<V, 4, { panel_tile(4).0 }, false>(&panel, x, out, first, width),
                 }
                 first += width;

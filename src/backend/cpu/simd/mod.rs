@@ -319,9 +319,6 @@ pub unsafe trait Vector: Copy {
     /// `to_stride` words apart.
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 
-    /// Asks for the cache line at `from` before it is needed; any address is allowed.
-    unsafe fn prefetch(from: *const u8);
-
     /// `exp(self)`, to about 2 units in the last place; inputs below -87 give about 1e-38, above 88 about 2e38, NaN stays NaN.
     ///
     /// `exp(x) = 2^n · exp(r)` with `n = round(x / ln 2)` and `|r| <= ln(2)/2`, where a polynomial of degree 6 is

@@ -162,7 +162,4 @@ unsafe impl Vector for F32x4 {
             }
         }
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }
