@@ -306,6 +306,7 @@ fn help_has_examples() {
         "inspect",
         "logits",
         "verify",
+        "perplexity",
         "pull",
         "models",
         "synth",

@@ -103,6 +103,28 @@ fn a_prefix_costs_its_last_token_and_the_same_again_nothing() {
 }
 
 #[test]
+fn rows_of_logits_are_those_of_each_prefix_and_cost_each_token_once() {
+    each_kind(|backend, kv_dtype| {
+        let tokens = tokens(50);
+        let mut session = session(backend, SessionOptions { kv_dtype, chunk: 16, ..SessionOptions::default() });
+        // Context in chunks of 16, then rows; more rows upon the cache; and rows of what is in the cache already.
+        for (end, first, computed) in [(40, 35, 40), (50, 40, 10), (50, 48, 2), (50, 50, 0), (20, 19, 1)] {
+            let before = session.token_layers();
+            let rows = session.evaluate_rows(&tokens[..end], first).unwrap();
+            assert_eq!(session.token_layers() - before, computed * LAYERS, "{first}..{end}");
+            assert_eq!((session.tokens(), rows.len()), (&tokens[..end], (end - first) * 256));
+            for (row, n) in rows.chunks_exact(256).zip(first + 1..) {
+                assert_close(row, &fresh(backend, kv_dtype, &tokens[..n]), &format!("row {n} of {first}..{end}"));
+            }
+        }
+        let before = session.token_layers();
+        assert_close(session.evaluate(&tokens[..20]).unwrap(), &fresh(backend, kv_dtype, &tokens[..20]), "afterwards");
+        assert_eq!(session.token_layers() - before, LAYERS, "rows are handed out, not kept");
+        assert!(matches!(session.evaluate_rows(&[1, 256], 0), Err(SessionError::TokenOutOfRange { .. })));
+    });
+}
+
+#[test]
 fn growing_past_every_capacity_keeps_what_is_stored() {
     // The cache grows by doubling from 64 positions: 1 token, then past 64, then past 128.
     let tokens = tokens(200);

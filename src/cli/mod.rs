@@ -8,7 +8,9 @@ mod generate;
 mod inspect;
 mod logits;
 mod models;
+mod perplexity;
 mod pull;
+mod quantize;
 mod synth;
 mod tokenize;
 mod verify;
@@ -39,6 +41,10 @@ enum Command {
     Logits(logits::Args),
     /// Check a model, layer by layer, against recorded outputs of the official implementation
     Verify(verify::Args),
+    /// Measure how well a model predicts a text, and how far it is from another model
+    Perplexity(perplexity::Args),
+    /// Write a model as one GGUF file, in fewer bits
+    Quantize(quantize::Args),
     /// Download a model
     Pull(pull::Args),
     /// List the models on this machine
@@ -60,6 +66,8 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args).map(done),
         Command::Logits(args) => logits::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
         Command::Bench(args) => bench::run(args),

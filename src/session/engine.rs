@@ -267,7 +267,7 @@ impl Engine {
     }
 
     /// Checks tokens from outside: there are some, the model knows them, and they fit into `context`.
-    fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
+    pub(super) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
         if ids.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }
@@ -402,6 +402,30 @@ impl Session {
             self.logits.clear();
             self.timeline.truncate(len);
         }
+    }
+
+    /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.
+    ///
+    /// What is in the cache before `first` is reused; the rest goes in chunks, but for the rows asked for, which are
+    /// computed at once. With Qwen3's vocabulary a row takes 608 KB, so a long text is asked for piece by piece.
+    pub fn evaluate_rows(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, SessionError> {
+        self.engine.check(tokens, self.context())?;
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let mut done = common.min(first);
+        self.tokens.truncate(done);
+        self.timeline.truncate(done);
+        self.logits.clear();
+        let mut rows = Vec::new();
+        while done < tokens.len() {
+            let (end, wanted) = match done < first {
+                true => (first.min(tokens.len()).min(done + self.options.chunk), LogitsFor::None),
+                false => (tokens.len(), LogitsFor::All),
+            };
+            rows = self.timeline.append(&tokens[done..end], wanted, None)?;
+            self.tokens.extend_from_slice(&tokens[done..end]);
+            done = end;
+        }
+        Ok(rows)
     }
 
     /// Forgets everything.

@@ -5,6 +5,7 @@
 pub mod bench;
 mod engine;
 mod generate;
+pub mod perplexity;
 pub mod sampling;
 pub mod stop;
 pub mod verify;

@@ -23,6 +23,15 @@ pub enum DType {
     Q6K,
 }
 
+/// A number that a format cannot hold: it is not finite, or larger than an f16 can be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unstorable {
+    /// Where it stands.
+    pub index: usize,
+    /// The number.
+    pub value: f32,
+}
+
 /// A row of [`DType::TABLE`].
 pub struct Layout {
     /// The format.
@@ -101,6 +110,37 @@ impl DType {
             DType::Q5K => formats::dequantize_all::<Q5K>(bytes, out),
             DType::Q6K => formats::dequantize_all::<Q6K>(bytes, out),
         }
+    }
+
+    /// Stores numbers: the nearest ones for F32, F16 and BF16, and blocks with a small squared error otherwise; see
+    /// [`formats::BlockFormat::quantize`] for `importance`, which is as long as `values` and counts for blocks only.
+    ///
+    /// `values` fill whole blocks, and `bytes` is as long as they take.
+    pub fn narrow(self, values: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) -> Result<(), Unstorable> {
+        let bad = |x: &f32| match self {
+            DType::F32 => !x.is_finite(),
+            DType::BF16 => !half::bf16::from_f32(*x).is_finite(),
+            // F16 itself, and the scales of all blocks. (A NaN is not less than anything.)
+            _ => !(x.abs() <= half::f16::MAX.to_f32()),
+        };
+        if let Some(index) = values.iter().position(bad) {
+            return Err(Unstorable { index, value: values[index] });
+        }
+        fn each<const N: usize>(values: &[f32], bytes: &mut [u8], to_bytes: impl Fn(f32) -> [u8; N]) {
+            assert_eq!(values.len() * N, bytes.len());
+            bytes.chunks_exact_mut(N).zip(values).for_each(|(bytes, &x)| bytes.copy_from_slice(&to_bytes(x)));
+        }
+        match self {
+            DType::F32 => each(values, bytes, f32::to_le_bytes),
+            DType::F16 => each(values, bytes, |x| half::f16::from_f32(x).to_le_bytes()),
+            DType::BF16 => each(values, bytes, |x| half::bf16::from_f32(x).to_le_bytes()),
+            DType::Q8_0 => formats::quantize_all::<Q8_0>(values, importance, bytes),
+            DType::Q4_0 => formats::quantize_all::<Q4_0>(values, importance, bytes),
+            DType::Q4K => formats::quantize_all::<Q4K>(values, importance, bytes),
+            DType::Q5K => formats::quantize_all::<Q5K>(values, importance, bytes),
+            DType::Q6K => formats::quantize_all::<Q6K>(values, importance, bytes),
+        }
+        Ok(())
     }
 
     /// This format's row of the table.

@@ -109,22 +109,14 @@ fn packed_as<F: Format>(cpu: &Cpu, weight: &Packed, x: &Quantized, out: &mut Blo
 fn quantize(cpu: &Cpu, x: &[f32], columns: usize) -> Quantized {
     let rows = x.len() / columns;
     let tile = if rows == 1 { 1 } else { tile_rows(cpu.level.lanes()) };
-    let (tiles, blocks) = (rows.div_ceil(tile), columns / 32);
-    let mut to = Quantized {
-        tile,
-        columns,
-        codes: vec![0; tiles * tile * columns],
-        scales: vec![0.0; tiles * tile * blocks],
-        sums: vec![[0, 0]; tiles * tile * blocks],
-    };
-    let parts = to.codes.chunks_exact_mut(tile * columns);
-    let parts = parts.zip(to.scales.chunks_exact_mut(tile * blocks)).zip(to.sums.chunks_exact_mut(tile * blocks));
-    let mut parts: Vec<_> = parts.zip(x.chunks(tile * columns)).collect();
-    cpu.pool.run_chunks(&mut parts, 1, |_, part| {
-        let [(((codes, scales), sums), x)] = part else { unreachable!("chunks of one") };
-        cpu.level.run(Quantize { x, tile, columns, codes, scales, sums });
+    let mut quantized = Quantized::new(rows, tile, columns);
+    let mut tiles: Vec<_> = quantized.tiles().into_iter().zip(x.chunks(tile * columns)).collect();
+    cpu.pool.run_chunks(&mut tiles, 1, |_, tile| {
+        for (to, x) in tile {
+            cpu.level.run(Quantize { x, to });
+        }
     });
-    to
+    quantized
 }
 
 /// Interleaves the input's rows, once for all layers that read it.

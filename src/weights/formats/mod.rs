@@ -19,6 +19,8 @@ pub mod q4_k;
 pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
+mod search;
+mod super_block;
 
 pub use q4_0::Q4_0;
 pub use q4_k::Q4K;
@@ -33,6 +35,22 @@ pub trait BlockFormat: bytemuck::Pod + Send + Sync {
 
     /// Turns the block's codes back into numbers: `out: [VALUES]`.
     fn dequantize(&self, out: &mut [f32]);
+
+    /// The block that stands for `values: [VALUES]` with a small squared error. Values are finite and at most 65,504 in
+    /// magnitude, the most that an f16 holds.
+    ///
+    /// `importance: [VALUES]` says how much an error in each value costs: the mean squared activation of its column.
+    fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self;
+}
+
+/// Quantizes `values: [blocks * VALUES]` into blocks that lie one after the other in `bytes`. `importance` is as long as
+/// `values`.
+pub(super) fn quantize_all<B: BlockFormat>(values: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
+    assert_eq!(values.len() / B::VALUES * size_of::<B>(), bytes.len());
+    for (i, (values, bytes)) in values.chunks_exact(B::VALUES).zip(bytes.chunks_exact_mut(size_of::<B>())).enumerate() {
+        let importance = importance.map(|all| &all[i * B::VALUES..][..B::VALUES]);
+        bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize(values, importance)));
+    }
 }
 
 /// Dequantizes blocks that lie one after the other into `out: [blocks * VALUES]`.

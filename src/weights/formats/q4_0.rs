@@ -1,6 +1,7 @@
 //! Q4_0: 32 values in 4 bits each with one scale.
 
 use super::BlockFormat;
+use super::search::{code, fit_scale, inverse, largest, outward, weigh};
 use half::f16;
 
 /// 18 bytes: `value[i] = d * (code[i] - 8)`.
@@ -22,5 +23,19 @@ impl BlockFormat for Q4_0 {
             out[j] = d * (f32::from(byte & 15) - 8.0);
             out[j + 16] = d * (f32::from(byte >> 4) - 8.0);
         }
+    }
+
+    fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self {
+        let unit = largest(values).abs();
+        if unit < 1e-30 {
+            return Self { d: f16::ZERO, codes: [0x88; 16] };
+        }
+        let (mut x, mut w) = ([0.0; 32], [0.0; 32]);
+        x.iter_mut().zip(values).for_each(|(x, value)| *x = value / unit);
+        weigh(&x, importance, &mut w);
+        let d = outward(unit * fit_scale(&x, &w, -8.0, 7.0));
+        let per_step = inverse(d.to_f32());
+        let code = |i: usize| (code(values[i], per_step, -8.0, 7.0) + 8.0) as u8;
+        Self { d, codes: std::array::from_fn(|j| code(j) | code(j + 16) << 4) }
     }
 }

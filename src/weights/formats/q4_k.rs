@@ -3,6 +3,7 @@
 //! The minimum moves the 16 codes to where the values are: weights of a sub-block need not lie around zero.
 
 use super::BlockFormat;
+use super::super_block::{self, SuperBlock};
 use half::f16;
 
 /// 144 bytes: `value = d * scale * code - dmin * min`, scale and min being the sub-block's.
@@ -34,6 +35,25 @@ pub fn scales_and_minima(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     (scales, minima)
 }
 
+/// The way back from [`scales_and_minima`].
+pub fn pack_scales_and_minima(scales: &[u8; 8], minima: &[u8; 8]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for j in 0..4 {
+        bytes[j] = scales[j] | scales[j + 4] >> 4 << 6;
+        bytes[j + 4] = minima[j] | minima[j + 4] >> 4 << 6;
+        bytes[j + 8] = scales[j + 4] & 15 | minima[j + 4] << 4;
+    }
+    bytes
+}
+
+/// The low 4 bits of 256 codes, two to a byte, as [`Q4K::codes`] lays them out.
+pub fn pack_codes(codes: &[u8; 256]) -> [u8; 128] {
+    std::array::from_fn(|at| {
+        let first = at / 32 * 64 + at % 32;
+        codes[first] & 15 | codes[first + 32] << 4
+    })
+}
+
 impl Q4K {
     /// Code `i` of the block's 256.
     pub fn code(&self, i: usize) -> u8 {
@@ -52,5 +72,10 @@ impl BlockFormat for Q4K {
             let (scale, min) = (d * f32::from(scales[i / 32]), dmin * f32::from(minima[i / 32]));
             *out = scale * f32::from(self.code(i)) - min;
         }
+    }
+
+    fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self {
+        let SuperBlock { d, dmin, scales, minima, codes } = super_block::quantize(values, importance, 15.0);
+        Self { d, dmin, scales: pack_scales_and_minima(&scales, &minima), codes: pack_codes(&codes) }
     }
 }

@@ -1,7 +1,8 @@
 //! Q5_K: Q4_K with a fifth bit for each code, kept apart.
 
 use super::BlockFormat;
-use super::q4_k::scales_and_minima;
+use super::q4_k::{pack_codes, pack_scales_and_minima, scales_and_minima};
+use super::super_block::{self, SuperBlock};
 use half::f16;
 
 /// 176 bytes: `value = d * scale * code - dmin * min`, scale and min being the sub-block's.
@@ -39,5 +40,11 @@ impl BlockFormat for Q5K {
             let (scale, min) = (d * f32::from(scales[i / 32]), dmin * f32::from(minima[i / 32]));
             *out = scale * f32::from(self.code(i)) - min;
         }
+    }
+
+    fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self {
+        let SuperBlock { d, dmin, scales, minima, codes } = super_block::quantize(values, importance, 31.0);
+        let high = std::array::from_fn(|l| (0..8).fold(0, |byte, s| byte | codes[s * 32 + l] >> 4 << s));
+        Self { d, dmin, scales: pack_scales_and_minima(&scales, &minima), high, low: pack_codes(&codes) }
     }
 }

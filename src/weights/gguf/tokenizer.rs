@@ -105,6 +105,11 @@ pub struct TokenizerFiles<'a> {
     pub chat_template: Option<&'a str>,
 }
 
+/// Writes that there is no tokenizer: token ids can be used without one.
+pub fn write_none(header: &mut Header) {
+    header.text(MODEL, "none");
+}
+
 /// Writes the tokenizer's keys.
 pub fn write(header: &mut Header, files: &TokenizerFiles) {
     let mut tokens: Vec<(String, TokenKind)> = files.tokenizer.tokens().collect();

@@ -96,7 +96,12 @@ pub(super) unsafe fn dot_tile<V: Vector, E: Element, const W: usize, const X: us
                 inputs[r] = V::load(x.add(r * columns + i));
             }
             for w in 0..W {
-                let weight = E::load::<V>(weights.add(w * columns + i));
+                let at = weights.add(w * columns + i);
+                if X == 1 {
+                    // The row that this thread comes to after the tile: W rows on.
+                    V::prefetch(at.wrapping_add(W * columns).cast());
+                }
+                let weight = E::load::<V>(at);
                 for r in 0..X {
                     sums[w][r] = sums[w][r].add_product(weight, inputs[r]);
                 }

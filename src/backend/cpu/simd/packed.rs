@@ -92,41 +92,84 @@ pub struct Quantized {
     pub codes: Vec<i8>,
     /// `[tiles, columns / 32, tile]`.
     pub scales: Vec<f32>,
-    /// Sums of the codes of each 16 columns: `[tiles, columns / 32, tile, 2]`.
-    pub sums: Vec<[i32; 2]>,
+    /// What the integer sums of codes that stand for `code - 8` start from: -8 times the sum of a block's codes,
+    /// `[tiles, columns / 32, tile]`.
+    pub starts: Vec<i32>,
+    /// The same of each half of a block: `[tiles, columns / 32, 2, tile]`.
+    pub half_starts: Vec<i32>,
+    /// What minima are multiplied with: `-scale` times the sum of a block's codes, `[tiles, columns / 32, tile]`.
+    pub scaled_sums: Vec<f32>,
 }
 
-/// Rounds some rows of a tile to 8 bits.
-pub struct Quantize<'a> {
-    /// `[rows, columns]`, of at most one tile.
+impl Quantized {
+    /// Room for `rows` rows.
+    pub fn new(rows: usize, tile: usize, columns: usize) -> Self {
+        let (padded, blocks) = (rows.next_multiple_of(tile), columns / BLOCK);
+        Self {
+            tile,
+            columns,
+            codes: vec![0; padded * columns],
+            scales: vec![0.0; padded * blocks],
+            starts: vec![0; padded * blocks],
+            half_starts: vec![0; 2 * padded * blocks],
+            scaled_sums: vec![0.0; padded * blocks],
+        }
+    }
+
+    /// Its tiles.
+    pub fn tiles(&mut self) -> Vec<QuantizedTile<'_>> {
+        let blocks = self.tile * self.columns / BLOCK;
+        let parts = self.codes.chunks_exact_mut(self.tile * self.columns).zip(self.scales.chunks_exact_mut(blocks));
+        let starts = self.starts.chunks_exact_mut(blocks).zip(self.half_starts.chunks_exact_mut(2 * blocks));
+        let parts = parts.zip(starts).zip(self.scaled_sums.chunks_exact_mut(blocks));
+        let (tile, columns) = (self.tile, self.columns);
+        let tile = |(((codes, scales), (starts, half_starts)), scaled_sums)| QuantizedTile {
+            tile,
+            columns,
+            codes,
+            scales,
+            starts,
+            half_starts,
+            scaled_sums,
+        };
+        parts.map(tile).collect()
+    }
+}
+
+/// One tile of [`Quantized`].
+pub struct QuantizedTile<'a> {
+    tile: usize,
+    columns: usize,
+    codes: &'a mut [i8],
+    scales: &'a mut [f32],
+    starts: &'a mut [i32],
+    half_starts: &'a mut [i32],
+    scaled_sums: &'a mut [f32],
+}
+
+/// Rounds the rows of a tile to 8 bits.
+pub struct Quantize<'a, 'b> {
+    /// `[rows, columns]`, at most a tile's.
     pub x: &'a [f32],
-    /// Rows of a tile.
-    pub tile: usize,
-    /// Length of a row.
-    pub columns: usize,
-    /// The tile's part of [`Quantized::codes`].
-    pub codes: &'a mut [i8],
-    /// The tile's part of [`Quantized::scales`].
-    pub scales: &'a mut [f32],
-    /// The tile's part of [`Quantized::sums`].
-    pub sums: &'a mut [[i32; 2]],
+    /// The tile.
+    pub to: &'a mut QuantizedTile<'b>,
 }
 
-impl Kernel for Quantize<'_> {
+impl Kernel for Quantize<'_, '_> {
     type Output = ();
 
     /// The scale is the block's largest magnitude divided by 127. A row that holds NaN or an infinity gets the scale NaN,
     /// so that it is seen in the output.
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { x, tile, columns, codes, scales, sums } = self;
+        let Self { x, to } = self;
+        let (tile, columns) = (to.tile, to.columns);
         let blocks = columns / BLOCK;
         assert!(columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns) && x.len() <= tile * columns);
-        assert!(codes.len() == tile * columns && scales.len() == tile * blocks && sums.len() == tile * blocks);
         let mut rounded = [0i8; BLOCK];
         for (row, x) in x.chunks_exact(columns).enumerate() {
             for block in 0..blocks {
-                unsafe {
+                let scale = unsafe {
                     let x = x.as_ptr().add(block * BLOCK);
                     let mut largest = V::splat(0.0);
                     let mut poison = V::splat(0.0);
@@ -144,13 +187,19 @@ impl Kernel for Quantize<'_> {
                         V::load(x.add(i)).mul(inverse).store_i8(rounded.as_mut_ptr().add(i));
                         i += V::LANES;
                     }
-                    scales[block * tile + row] = largest / 127.0 + poison.sum();
-                }
-                let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum();
-                sums[block * tile + row] = [sum(&rounded[..16]), sum(&rounded[16..])];
+                    largest / 127.0 + poison.sum()
+                };
+                let sum = |codes: &[i8]| -> i32 { codes.iter().map(|&code| i32::from(code)).sum() };
+                let (low, high) = (sum(&rounded[..16]), sum(&rounded[16..]));
+                let at = block * tile + row;
+                to.scales[at] = scale;
+                to.starts[at] = -8 * (low + high);
+                to.scaled_sums[at] = -scale * (low + high) as f32;
+                to.half_starts[2 * block * tile + row] = -8 * low;
+                to.half_starts[(2 * block + 1) * tile + row] = -8 * high;
                 for (g, four) in rounded.chunks_exact(4).enumerate() {
                     let at = ((block * FOURS + g) * tile + row) * 4;
-                    codes[at..at + 4].copy_from_slice(four);
+                    to.codes[at..at + 4].copy_from_slice(four);
                 }
             }
         }
@@ -224,11 +273,22 @@ unsafe fn dot4<V: Vector, F: Format>(sums: V::Words, codes: V::Words, x: V::Word
     unsafe { if F::BIASED { V::dot4_biased(sums, codes, x) } else { V::dot4(sums, codes, x) } }
 }
 
-/// What the integer sum of some codes starts from, given the sum of their inputs.
+/// What the integer sum of half `half` of a block (or of the whole block, if it has one sum) starts from, for row `t` of a
+/// tile.
 #[inline(always)]
-unsafe fn start<V: Vector, F: Format>(sum: i32) -> V::Words {
-    let offset = if F::BIASED { V::BIAS } else { F::OFFSET };
-    unsafe { V::splat_word(-offset * sum) }
+unsafe fn start<V: Vector, F: Format>(x: &Quantized, block: usize, half: usize, t: usize) -> V::Words {
+    unsafe {
+        let at = match F::SUMS {
+            2 => x.half_starts.as_ptr().add((2 * block + half) * x.tile + t),
+            _ => x.starts.as_ptr().add(block * x.tile + t),
+        };
+        match if F::BIASED { V::BIAS } else { F::OFFSET } {
+            0 => V::splat_word(0),
+            8 => V::splat_word(*at),
+            32 => V::shift_left::<2>(V::splat_word(*at)),
+            _ => V::shift_left::<4>(V::splat_word(*at)),
+        }
+    }
 }
 
 #[inline(always)]
@@ -281,14 +341,13 @@ unsafe fn panel_row<V: Vector, F: Format>(panel: *const u8, x: &Quantized, out: 
                     V::prefetch(block.wrapping_add(AHEAD + line));
                     line += 64;
                 }
-                let (x_scale, sums) = (*x.scales.as_ptr().add(index), *x.sums.as_ptr().add(index));
+                let x_scale = *x.scales.as_ptr().add(index);
                 let x_codes = x.codes.as_ptr().add(index * BLOCK);
                 for part in 0..parts {
                     let codes = codes::<V, F>(block, part);
                     let (scales, minima) = scales::<V, F>(group, block, part);
                     for half in 0..F::SUMS {
-                        let sum = if F::SUMS == 2 { sums[half] } else { sums[0] + sums[1] };
-                        let mut dots = start::<V, F>(sum);
+                        let mut dots = start::<V, F>(x, index, half, 0);
                         for g in half * 4..half * 4 + FOURS / F::SUMS {
                             dots = dot4::<V, F>(dots, codes[g], splat_four::<V>(x_codes.add(4 * g)));
                         }
@@ -296,8 +355,8 @@ unsafe fn panel_row<V: Vector, F: Format>(panel: *const u8, x: &Quantized, out: 
                         totals[part] = totals[part].add_product(V::from_words(dots), scale);
                     }
                     if F::LAYOUT.minima > 0 {
-                        let sum = (sums[0] + sums[1]) as f32;
-                        totals[part] = totals[part].add_product(minima, V::splat(-x_scale * sum));
+                        let scaled_sum = V::splat(*x.scaled_sums.as_ptr().add(index));
+                        totals[part] = totals[part].add_product(minima, scaled_sum);
                     }
                 }
                 block = block.add(F::LAYOUT.block_bytes());
@@ -326,21 +385,19 @@ pub struct LinearTiles<'a, 'b, F> {
     pub format: PhantomData<F>,
 }
 
-/// Input rows of a tile at each vector width: as many sums as fit into the registers with what they are made of.
+/// Input rows of a tile at each vector width: with [`tile_vectors`], as many integer and f32 sums as fit into the registers.
 pub const fn tile_rows(lanes: usize) -> usize {
     match lanes {
         16 => 6,
-        8 => 2,
         _ => 2,
     }
 }
 
-/// Vectors of weight rows that a tile covers.
+/// Vectors of weight rows of a tile.
 const fn tile_vectors(lanes: usize) -> usize {
     match lanes {
-        16 => 2,
-        8 => 2,
-        _ => 4,
+        4 => 4,
+        _ => 2,
     }
 }
 
@@ -365,29 +422,27 @@ impl<F: Format> Kernel for LinearTiles<'_, '_, F> {
         let panel_bytes = F::LAYOUT.panel_bytes(x.columns);
         assert!(panels.len() == outputs.div_ceil(PANEL) * panel_bytes);
         let blocks = x.columns / BLOCK;
-        // Panels that a tile covers: with 16 lanes a panel is one vector.
+        // With 16 lanes a vector is a whole panel.
         let together = (tile_vectors(V::LANES) * V::LANES).div_ceil(PANEL);
-        let mut scratch: Vec<Unpacked> = (0..together)
+        let mut unpacked: Vec<_> = (0..together)
             .map(|_| Unpacked {
                 codes: vec![0; blocks * FOURS * 64],
                 scales: vec![0.0; blocks * F::SUMS * PANEL],
                 minima: vec![0.0; if F::LAYOUT.minima > 0 { blocks * PANEL } else { 0 }],
             })
             .collect();
-        let mut first = 0;
-        for some in panels.chunks(together * panel_bytes) {
-            for (panel, scratch) in some.chunks_exact(panel_bytes).zip(&mut scratch) {
-                unsafe { unpack::<V, F>(panel.as_ptr(), blocks, scratch) };
-            }
-            let width = (outputs - first).min(together * PANEL);
+        for (i, packed) in panels.chunks(together * panel_bytes).enumerate() {
             unsafe {
+                for (packed, to) in packed.chunks_exact(panel_bytes).zip(&mut unpacked) {
+                    unpack::<V, F>(packed.as_ptr(), blocks, to);
+                }
+                let first = i * together * PANEL;
                 match V::LANES {
-                    16 => tiles::<V, F, 2, { tile_rows(16) }>(&scratch, x, out, first, width),
-                    8 => tiles::<V, F, 2, { tile_rows(8) }>(&scratch, x, out, first, width),
-                    _ => tiles::<V, F, 4, { tile_rows(4) }>(&scratch, x, out, first, width),
+                    16 => tiles::<V, F, { tile_vectors(16) }, { tile_rows(16) }>(&unpacked, x, out, first),
+                    8 => tiles::<V, F, { tile_vectors(8) }, { tile_rows(8) }>(&unpacked, x, out, first),
+                    _ => tiles::<V, F, { tile_vectors(4) }, { tile_rows(4) }>(&unpacked, x, out, first),
                 }
             }
-            first += width;
         }
     }
 }
@@ -418,36 +473,37 @@ unsafe fn unpack<V: Vector, F: Format>(panel: *const u8, blocks: usize, to: &mut
     }
 }
 
-/// All input rows against unpacked panels: `width` outputs from `first` of the block.
+/// All input rows against unpacked panels, whose outputs begin with `first` of the block.
 #[inline(always)]
 unsafe fn tiles<V: Vector, F: Format, const R: usize, const T: usize>(
     panels: &[Unpacked],
     x: &Quantized,
     out: &mut Block<'_>,
     first: usize,
-    width: usize,
 ) {
     assert!(x.tile == T);
-    let (rows, blocks, parts) = (out.rows(), x.columns / BLOCK, PANEL / V::LANES);
-    // Where a tile has fewer vectors than a panel, it goes over the panel in several steps.
-    let mut vector = 0;
-    while vector * V::LANES < width {
-        let mut row = rows.start;
-        while row < rows.end {
-            let tile = row / T;
+    let (rows, blocks) = (out.rows(), x.columns / BLOCK);
+    let width = (panels.len() * PANEL).min(out.columns().len() - first);
+    let mut row = rows.start;
+    while row < rows.end {
+        let tile_blocks = row / T * blocks;
+        let mut lane = 0;
+        while lane < width {
+            // Of each vector of weight rows: its panel, and its lanes there.
+            let mut at = [(&panels[0], 0); R];
+            for r in 0..R {
+                let lane = lane + r * V::LANES;
+                at[r] = (&panels[lane / PANEL], lane % PANEL);
+            }
             unsafe {
-                let x_codes = x.codes.as_ptr().add(tile * T * x.columns);
-                let x_scales = x.scales.as_ptr().add(tile * T * blocks);
-                let x_sums = x.sums.as_ptr().add(tile * T * blocks);
-                let mut sums = [[V::splat(0.0); T]; R];
+                let mut totals = [[V::splat(0.0); T]; R];
                 for block in 0..blocks {
-                    let mut minima_of_x = [V::splat(0.0); T];
+                    let x_codes = x.codes.as_ptr().add((tile_blocks + block) * T * BLOCK);
+                    let x_scales = x.scales.as_ptr().add((tile_blocks + block) * T);
                     for half in 0..F::SUMS {
                         let mut dots = [[V::splat_word(0); T]; R];
                         for t in 0..T {
-                            let [low, high] = *x_sums.add(block * T + t);
-                            let sum = if F::SUMS == 2 { [low, high][half] } else { low + high };
-                            let start = start::<V, F>(sum);
+                            let start = start::<V, F>(x, tile_blocks + block, half, t);
                             for r in 0..R {
                                 dots[r][t] = start;
                             }
@@ -455,53 +511,48 @@ unsafe fn tiles<V: Vector, F: Format, const R: usize, const T: usize>(
                         for g in half * 4..half * 4 + FOURS / F::SUMS {
                             let mut weights = [V::splat_word(0); R];
                             for r in 0..R {
-                                let (panel, part) = ((vector + r) / parts, (vector + r) % parts);
-                                let codes = panels.get_unchecked(panel).codes.as_ptr();
-                                weights[r] = V::load_words(codes.add((block * FOURS + g) * 64 + part * V::LANES * 4));
+                                let (panel, lane) = at[r];
+                                weights[r] =
+                                    V::load_words(panel.codes.as_ptr().add((block * FOURS + g) * 64 + 4 * lane));
                             }
                             for t in 0..T {
-                                let x = splat_four::<V>(x_codes.add(((block * FOURS + g) * T + t) * 4));
+                                let x = splat_four::<V>(x_codes.add((g * T + t) * 4));
                                 for r in 0..R {
                                     dots[r][t] = dot4::<V, F>(dots[r][t], weights[r], x);
                                 }
                             }
                         }
                         for r in 0..R {
-                            let (panel, part) = ((vector + r) / parts, (vector + r) % parts);
-                            let scales = panels.get_unchecked(panel).scales.as_ptr();
-                            let scale = V::load(scales.add((block * F::SUMS + half) * PANEL + part * V::LANES));
+                            let (panel, lane) = at[r];
+                            let scale = V::load(panel.scales.as_ptr().add((block * F::SUMS + half) * PANEL + lane));
                             for t in 0..T {
-                                let scale = scale.mul(V::splat(*x_scales.add(block * T + t)));
-                                sums[r][t] = sums[r][t].add_product(V::from_words(dots[r][t]), scale);
+                                let scale = scale.mul(V::splat(*x_scales.add(t)));
+                                totals[r][t] = totals[r][t].add_product(V::from_words(dots[r][t]), scale);
                             }
                         }
                     }
                     if F::LAYOUT.minima > 0 {
-                        for t in 0..T {
-                            let [low, high] = *x_sums.add(block * T + t);
-                            minima_of_x[t] = V::splat(-*x_scales.add(block * T + t) * (low + high) as f32);
-                        }
+                        let scaled_sums = x.scaled_sums.as_ptr().add((tile_blocks + block) * T);
                         for r in 0..R {
-                            let (panel, part) = ((vector + r) / parts, (vector + r) % parts);
-                            let minima = panels.get_unchecked(panel).minima.as_ptr();
-                            let minima = V::load(minima.add(block * PANEL + part * V::LANES));
+                            let (panel, lane) = at[r];
+                            let minima = V::load(panel.minima.as_ptr().add(block * PANEL + lane));
                             for t in 0..T {
-                                sums[r][t] = sums[r][t].add_product(minima, minima_of_x[t]);
+                                totals[r][t] = totals[r][t].add_product(minima, V::splat(*scaled_sums.add(t)));
                             }
                         }
                     }
                 }
-                for r in 0..R {
-                    for t in 0..T {
-                        let column = (vector + r) * V::LANES;
-                        if row + t < rows.end && column < width {
-                            sums[r][t].store_some(&mut out.row_mut(row + t)[first + column..first + width]);
+                for t in 0..T.min(rows.end - row) {
+                    let out = &mut out.row_mut(row + t)[first..first + width];
+                    for r in 0..R {
+                        if lane + r * V::LANES < width {
+                            totals[r][t].store_some(&mut out[lane + r * V::LANES..]);
                         }
                     }
                 }
             }
-            row += T;
+            lane += R * V::LANES;
         }
-        vector += R;
+        row += T;
     }
 }
