@@ -159,6 +159,8 @@ class Fs:
             raise Failed(done.stderr.strip())
         self.report = json.loads(done.stdout)
         self.about["device"] = self.report["device"]
+        if self.env.get("FS_SIMD", self.about["device"]) != self.about["device"]:
+            raise Failed(f"FS_SIMD={self.env['FS_SIMD']} had no effect: it ran with {self.about['device']}")
         return self.report["results"][0][phase]["tokens_per_second"]["median"]
 
     def stop(self):
