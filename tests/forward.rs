@@ -4,6 +4,7 @@
 //! transformers computed with it at every layer (`scripts/oracle/make_fixtures.py`).
 
 use failed_star::backend::BackendKind;
+use failed_star::backend::cpu::simd::Level;
 use failed_star::session::verify::{Fixture, verify};
 use failed_star::session::{Engine, EngineOptions};
 use failed_star::weights::ModelSource;
@@ -43,7 +44,10 @@ fn reference_agrees_with_transformers() {
 fn cpu_agrees_with_transformers() {
     for fixture in fixtures() {
         for threads in [1, 3] {
-            check(&fixture, EngineOptions { backend: BackendKind::Cpu, threads: Some(threads), simd: None });
+            check(
+                &fixture,
+                EngineOptions { backend: BackendKind::Cpu, threads: Some(threads), simd: Some(Level::detect_exact()) },
+            );
         }
     }
 }

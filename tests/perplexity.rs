@@ -2,6 +2,7 @@
 //! windows that a text is cut into.
 
 use failed_star::backend::BackendKind;
+use failed_star::backend::cpu::simd::Level;
 use failed_star::model::kv_cache::KvDType;
 use failed_star::session::perplexity::{
     Estimate, PerplexityError, PerplexityOptions, Progress, Report, Scores, Window, score, tokenize, windows,
@@ -23,7 +24,7 @@ fn path(of: &str) -> PathBuf {
 
 fn load(directory: &Path, backend: BackendKind) -> Engine {
     let source = ModelSource::resolve(directory.to_str()).unwrap();
-    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: None }).unwrap()
+    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: Some(Level::detect_exact()) }).unwrap()
 }
 
 fn fixture(name: &str) -> PathBuf {

@@ -1,7 +1,9 @@
 //! Sessions: what is computed and what is reused, and that the two cannot be told apart.
 
 use failed_star::backend::BackendKind;
+use failed_star::backend::cpu::simd::Level;
 use failed_star::model::kv_cache::KvDType;
+use failed_star::session::verify::{Rounding, contract};
 use failed_star::session::{Engine, EngineOptions, Session, SessionError, SessionOptions};
 use failed_star::weights::ModelSource;
 use std::ops::ControlFlow;
@@ -12,7 +14,7 @@ const LAYERS: u64 = 2;
 fn engine(backend: BackendKind) -> Engine {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/forward/tied-bf16/model");
     let source = ModelSource::resolve(model.to_str()).unwrap();
-    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: None }).unwrap()
+    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: Some(Level::detect_exact()) }).unwrap()
 }
 
 fn session(backend: BackendKind, options: SessionOptions) -> Session {
@@ -190,11 +192,14 @@ fn an_interrupted_prompt_keeps_what_is_done() {
 #[test]
 fn backends_agree_operation_by_operation() {
     let records = engine(BackendKind::Cpu)
-        .compare_with_reference(&EngineOptions { backend: BackendKind::Cpu, threads: Some(2), simd: None }, &tokens(40))
+        .compare_with_reference(
+            &EngineOptions { backend: BackendKind::Cpu, threads: Some(2), simd: Some(Level::detect_exact()) },
+            &tokens(40),
+        )
         .unwrap();
     // Embedding, per layer norm, q, k, v, heads, attention, o, add, norm, mlp, down, add; head: copy, norm, logits.
     assert_eq!(records.len(), 2 * (1 + 2 * 12 + 3), "every operation of both calls is compared");
     for record in records {
-        assert!(record.nmse <= failed_star::session::verify::contract(record.operation), "{record:?}");
+        assert!(record.nmse <= contract(record.operation, Rounding::None), "{record:?}");
     }
 }

@@ -8,8 +8,9 @@ use crate::backend::{Backend, BackendError, BackendInfo, BackendKind, Peak};
 use crate::model::expected;
 use crate::model::kv_cache::{KvDType, KvLayout};
 use crate::model::qwen3::{LogitsFor, Probe, Qwen3, State};
+use crate::session::verify::Rounding;
 use crate::text::{ChatTemplate, Tokenizer};
-use crate::weights::{Checkpoint, Config, GenerationConfig, ModelSource, SourceError, WeightsError};
+use crate::weights::{Checkpoint, Config, DType, GenerationConfig, ModelSource, SourceError, WeightsError};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -243,6 +244,17 @@ impl Engine {
             *bytes.entry(tensor.dtype).or_insert(0) += tensor.data.len();
         }
         bytes.into_iter().max_by_key(|row| row.1).map_or("none", |(dtype, _)| dtype.name())
+    }
+
+    /// What the linear layers round their input to, on the backend that `options` asks for.
+    pub fn rounding(&self, options: &EngineOptions) -> Rounding {
+        let some = |wanted: fn(DType) -> bool| self.inner.checkpoint.tensors().any(|tensor| wanted(tensor.dtype));
+        match options.backend {
+            BackendKind::Reference => Rounding::None,
+            BackendKind::Cpu if some(DType::is_quantized) => Rounding::Int8,
+            BackendKind::Cpu if some(|dtype| dtype == DType::BF16) && options.cpu().rounds_to_bf16() => Rounding::Bf16,
+            BackendKind::Cpu => Rounding::None,
+        }
     }
 
     /// Bytes of weights that decoding one token reads: every matrix once, and one row of the embedding.

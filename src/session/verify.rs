@@ -327,11 +327,28 @@ fn verify_greedy(
 /// The largest NMSE against the reference backend that an operation may have, with the same weights.
 ///
 /// Sums of hundreds of products differ by the order of summation; element-wise operations only by the last bits of
-/// `exp`; copies not at all.
-pub fn contract(operation: &str) -> f64 {
+/// `exp`; copies not at all. Attention over a q8 cache is no exception: both backends read the same codes, and queries are
+/// not rounded. A linear layer's input may be rounded before it is multiplied, as [`Rounding`] says.
+pub fn contract(operation: &str, rounding: Rounding) -> f64 {
     match operation {
         "embed" | "copy_rows" => 0.0,
-        "linear" | "linear_qkv" | "linear_swiglu" | "attention" => 1e-6,
+        "linear" | "linear_qkv" | "linear_swiglu" => match rounding {
+            Rounding::None => 1e-6,
+            Rounding::Bf16 => 1e-5,
+            Rounding::Int8 => 5e-4,
+        },
+        "attention" => 1e-6,
         _ => 1e-7,
     }
+}
+
+/// What linear layers round their input to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Nothing: f32, f16 and bf16 weights are widened instead.
+    None,
+    /// bf16, 8 bits of precision: bf16 weights where the machine has dot products of bf16.
+    Bf16,
+    /// 8-bit codes with a scale for each 32 values: quantized weights.
+    Int8,
 }

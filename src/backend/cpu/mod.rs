@@ -40,6 +40,13 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// Whether bf16 weights are multiplied by instructions that want a bf16 input.
+    pub fn rounds_to_bf16(&self) -> bool {
+        self.level.has_bf16_dot()
+    }
+}
+
 /// A weight as the CPU backend holds it.
 pub struct CpuWeight {
     form: Form,

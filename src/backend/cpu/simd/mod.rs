@@ -108,6 +108,13 @@ impl Level {
         Self::available().pop().unwrap_or(Level::Scalar)
     }
 
+    /// The fastest level of this machine that does not round the input of bf16 layers: what checks against recorded
+    /// outputs run on.
+    pub fn detect_exact() -> Level {
+        let exact = |level: &Level| !level.has_bf16_dot();
+        Self::available().into_iter().rfind(exact).unwrap_or(Level::Scalar)
+    }
+
     /// Its name on screen.
     pub fn name(self) -> &'static str {
         Self::table().into_iter().find(|row| row.0 == self).map_or("", |row| row.1)
