@@ -1,6 +1,7 @@
 //! How fast this machine reads memory: what decoding can reach at most, since each token reads all weights.
 
 use super::Cpu;
+use super::huge::HugeBytes;
 use super::simd::Sum;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -13,7 +14,11 @@ const PASSES: usize = 4;
 
 /// Bytes read a second by all threads of `cpu` together, each streaming its own part.
 pub fn read_bandwidth(cpu: &Cpu) -> f64 {
-    let values = vec![1.0f32; BYTES / size_of::<f32>()];
+    let mut bytes = HugeBytes::zeroed(BYTES);
+    let values: &mut [f32] = bytemuck::cast_slice_mut(&mut bytes);
+    // Written once: pages that were never written are all the same page of zeros.
+    values.fill(1.0);
+    let values = &*values;
     let part = values.len().div_ceil(8 * cpu.pool.threads());
     // The sums are used, so that the compiler keeps the reads.
     let sink = AtomicU32::new(0);

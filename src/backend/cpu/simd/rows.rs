@@ -187,6 +187,12 @@ impl Kernel for Sum<'_> {
             let step = 8 * V::LANES;
             for i in 0..self.0.len() / step {
                 let from = self.0.as_ptr().add(i * step);
+                // As the kernels that stream weights do: the processor's own prefetcher stops at the end of a page.
+                let mut line = 0;
+                while line < step * size_of::<f32>() {
+                    V::prefetch(from.cast::<u8>().wrapping_add(4096 + line));
+                    line += 64;
+                }
                 for (lane, sum) in sums.iter_mut().enumerate() {
                     *sum = sum.add(V::load(from.add(lane * V::LANES)));
                 }
