@@ -110,8 +110,9 @@ fn linear() {
     let mut random = Random(1);
     for cpu in levels() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            for (i, &columns) in SIZES.iter().enumerate() {
-                for (j, &rows) in ROWS.iter().enumerate() {
+            // Prefill goes through 512 columns at a time.
+            for (i, &columns) in SIZES.iter().chain(&[511, 512, 513, 1030]).enumerate() {
+                for (j, &rows) in ROWS.iter().enumerate().skip(if columns > 257 { 5 } else { 0 }) {
                     let outputs = SIZES[(i * 3 + j) % SIZES.len()];
                     let tensor = random.tensor(dtype, &[outputs, columns]);
                     let x = random.values(rows * columns);
@@ -137,7 +138,8 @@ fn linear_quantized() {
     let mut random = Random(7);
     for cpu in levels() {
         for row in DType::TABLE.iter().filter(|row| row.block > 1) {
-            for (i, &blocks) in [1, 2, 5].iter().enumerate() {
+            // Prefill goes through 16 blocks of 32 columns at a time.
+            for (i, &blocks) in [1, 2, 5, 17].iter().enumerate() {
                 for (j, &rows) in [1, 2, 5, 6, 7, 13].iter().enumerate() {
                     let outputs = [1, 15, 16, 17, 31, 32, 33, 65, 130][(3 * j + i) % 9];
                     let columns = blocks * row.block;

@@ -81,7 +81,9 @@ pub fn linear_many<const N: usize>(cpu: &Cpu, out: [&mut [f32]; N], x: &[f32], w
 /// is enough work.
 fn block_outputs(cpu: &Cpu, weight: &CpuWeight, many: bool) -> usize {
     let unit = match (&weight.form, many) {
-        (_, true) => 2 * PANEL,
+        // Four panels of in-place weights share a tile of the input while it is in the L1 cache.
+        (Form::InPlace(_), true) => 8 * PANEL,
+        (Form::Packed(_), true) => 2 * PANEL,
         (Form::Packed(_), false) => PANEL,
         (Form::InPlace(_), false) => 4,
     };

@@ -11,6 +11,7 @@
 
 use super::{Element, Kernel, Vector};
 use crate::backend::cpu::threads::Block;
+use std::ops::Range;
 
 /// `out[r][o] = x[r] · weights[o]` for one block of outputs.
 pub struct Linear<'a, 'b, E> {
@@ -207,31 +208,42 @@ impl<E: Element> Kernel for LinearPanels<'_, '_, E> {
         let bf16 = V::BF16_DOT && E::IS_BF16;
         assert!(x.words == if bf16 { columns.div_ceil(2) } else { columns });
         assert!(x.values.len() >= out.rows().end.div_ceil(x.tile) * x.tile * x.words);
-        let width = panel_tile(V::LANES).1 * V::LANES;
-        let mut panel = vec![0.0f32; x.words.next_multiple_of(V::LANES) * width];
-        let mut first = 0;
-        for rows in weights.chunks(width * columns) {
-            unsafe {
-                transpose_rows::<V, E>(rows, columns, bf16, width, &mut panel);
-                let width = rows.len() / columns;
-                match (V::LANES, bf16) {
-                    (16, true) => panel_tiles::<V, 2, { panel_tile(16).0 }, true>(&panel, x, out, first, width),
-                    (16, false) => panel_tiles::<V, 2, { panel_tile(16).0 }, false>(&panel, x, out, first, width),
-                    (8, _) => panel_tiles::<V, 2, { panel_tile(8).0 }, false>(&panel, x, out, first, width),
-                    (_, true) => panel_tiles::<V, 4, { panel_tile(4).0 }, true>(&panel, x, out, first, width),
-                    _ => panel_tiles::<V, 4, { panel_tile(4).0 }, false>(&panel, x, out, first, width),
-                }
-                first += width;
+        let (per_word, width) = (if bf16 { 2 } else { 1 }, panel_tile(V::LANES).1 * V::LANES);
+        let panel_words = WORDS_AT_A_TIME * width;
+        let panels = outputs.div_ceil(width);
+        let mut scratch = vec![0.0f32; panels * panel_words];
+        let mut word = 0;
+        while word < x.words {
+            let words = word..x.words.min(word + WORDS_AT_A_TIME);
+            let some = word * per_word..columns.min(words.end * per_word);
+            for (rows, panel) in weights.chunks(width * columns).zip(scratch.chunks_exact_mut(panel_words)) {
+                unsafe { transpose_rows::<V, E>(rows, columns, some.clone(), bf16, width, panel) };
             }
+            unsafe {
+                match (V::LANES, bf16) {
+                    (16, true) => panel_tiles::<V, 2, { panel_tile(16).0 }, true>(&scratch, x, out, words),
+                    (16, false) => panel_tiles::<V, 2, { panel_tile(16).0 }, false>(&scratch, x, out, words),
+                    (8, _) => panel_tiles::<V, 2, { panel_tile(8).0 }, false>(&scratch, x, out, words),
+                    (_, true) => panel_tiles::<V, 4, { panel_tile(4).0 }, true>(&scratch, x, out, words),
+                    _ => panel_tiles::<V, 4, { panel_tile(4).0 }, false>(&scratch, x, out, words),
+                }
+            }
+            word += WORDS_AT_A_TIME;
         }
     }
 }
 
-/// `panel[word][row] = rows[row][word]`, widened to f32, or as bf16 pairs; rows that are not there are left as they are.
+/// Words of a row that all input rows pass over before the next ones: a tile of 12 input rows is 24 KiB then and stays in the
+/// L1 cache for all panels of a block, of which four take 256 KiB of the L2 cache. A multiple of every vector's lanes.
+const WORDS_AT_A_TIME: usize = 512;
+
+/// `panel[word][row] = rows[row][word]` for columns `range`, widened to f32, or as bf16 pairs; rows that are not there are left
+/// as they are.
 #[inline(always)]
 unsafe fn transpose_rows<V: Vector, E: Element>(
     rows: &[E],
     columns: usize,
+    range: Range<usize>,
     bf16: bool,
     width: usize,
     panel: &mut [f32],
@@ -241,9 +253,9 @@ unsafe fn transpose_rows<V: Vector, E: Element>(
     let count = rows.len() / columns;
     let mut wide = [0.0f32; 16 * COLUMNS];
     let per_word = if bf16 { 2 } else { 1 };
-    let mut column = 0;
-    while column < columns {
-        let some = COLUMNS.min(columns - column);
+    let mut column = range.start;
+    while column < range.end {
+        let some = COLUMNS.min(range.end - column);
         let words = some.div_ceil(per_word);
         let mut row = 0;
         while row < width {
@@ -276,7 +288,7 @@ unsafe fn transpose_rows<V: Vector, E: Element>(
             }
             let mut word = 0;
             while word < words {
-                let at = (column / per_word + word) * width + row;
+                let at = ((column - range.start) / per_word + word) * width + row;
                 assert!(at + (V::LANES - 1) * width + V::LANES <= panel.len());
                 unsafe { V::transpose(wide.as_ptr().add(word), COLUMNS, panel.as_mut_ptr().add(at), width) };
                 word += V::LANES;
@@ -287,54 +299,69 @@ unsafe fn transpose_rows<V: Vector, E: Element>(
     }
 }
 
-/// All input rows against one panel: `width` outputs from `first` of the block.
+/// All input rows against the panels of a block: what words `words` give, added to what `out` holds unless they are the first.
 #[inline(always)]
 unsafe fn panel_tiles<V: Vector, const R: usize, const T: usize, const BF16: bool>(
-    panel: &[f32],
+    panels: &[f32],
     x: &Interleaved,
     out: &mut Block<'_>,
-    first: usize,
-    width: usize,
+    words: Range<usize>,
 ) {
-    assert!(x.tile == T && panel.len() >= x.words * R * V::LANES);
-    let rows = out.rows();
+    assert!(x.tile == T && panels.len().is_multiple_of(WORDS_AT_A_TIME * R * V::LANES));
+    assert!(words.len() <= WORDS_AT_A_TIME && words.end <= x.words);
+    let (rows, outputs) = (out.rows(), out.columns().len());
     let mut row = rows.start;
     while row < rows.end {
-        let mut sums = unsafe { [[V::splat(0.0); T]; R] };
-        unsafe {
-            let mut weights = panel.as_ptr();
-            let mut inputs = x.values.as_ptr().add(row / T * T * x.words);
-            for _ in 0..x.words {
-                if BF16 {
-                    let mut words = [V::splat_word(0); R];
-                    for r in 0..R {
-                        words[r] = V::load_words(weights.add(r * V::LANES).cast());
-                    }
-                    for t in 0..T {
-                        let x = V::splat_word(inputs.add(t).cast::<i32>().read_unaligned());
+        let count = T.min(rows.end - row);
+        for (i, panel) in panels.chunks_exact(WORDS_AT_A_TIME * R * V::LANES).enumerate() {
+            let first = i * R * V::LANES;
+            let mut sums = unsafe { [[V::splat(0.0); T]; R] };
+            unsafe {
+                if words.start > 0 {
+                    for t in 0..count {
+                        let out = &*out.row_mut(row + t);
                         for r in 0..R {
-                            sums[r][t] = sums[r][t].dot2_bf16(words[r], x);
-                        }
-                    }
-                } else {
-                    let mut columns = [V::splat(0.0); R];
-                    for r in 0..R {
-                        columns[r] = V::load(weights.add(r * V::LANES));
-                    }
-                    for t in 0..T {
-                        let x = V::splat(*inputs.add(t));
-                        for r in 0..R {
-                            sums[r][t] = sums[r][t].add_product(columns[r], x);
+                            if first + r * V::LANES < outputs {
+                                sums[r][t] = V::load_some(&out[first + r * V::LANES..]);
+                            }
                         }
                     }
                 }
-                weights = weights.add(R * V::LANES);
-                inputs = inputs.add(T);
-            }
-            for r in 0..R {
-                for t in 0..T {
-                    if row + t < rows.end && r * V::LANES < width {
-                        sums[r][t].store_some(&mut out.row_mut(row + t)[first + r * V::LANES..first + width]);
+                let mut weights = panel.as_ptr();
+                let mut inputs = x.values.as_ptr().add(row / T * T * x.words + words.start * T);
+                for _ in words.start..words.end {
+                    if BF16 {
+                        let mut words = [V::splat_word(0); R];
+                        for r in 0..R {
+                            words[r] = V::load_words(weights.add(r * V::LANES).cast());
+                        }
+                        for t in 0..T {
+                            let x = V::splat_word(inputs.add(t).cast::<i32>().read_unaligned());
+                            for r in 0..R {
+                                sums[r][t] = sums[r][t].dot2_bf16(words[r], x);
+                            }
+                        }
+                    } else {
+                        let mut columns = [V::splat(0.0); R];
+                        for r in 0..R {
+                            columns[r] = V::load(weights.add(r * V::LANES));
+                        }
+                        for t in 0..T {
+                            let x = V::splat(*inputs.add(t));
+                            for r in 0..R {
+                                sums[r][t] = sums[r][t].add_product(columns[r], x);
+                            }
+                        }
+                    }
+                    weights = weights.add(R * V::LANES);
+                    inputs = inputs.add(T);
+                }
+                for t in 0..count {
+                    let out = out.row_mut(row + t);
+                    for r in 0..R {
+                        if first + r * V::LANES < outputs {
+                            sums[r][t].store_some(&mut out[first + r * V::LANES..]);
+                        }
                     }
                 }
             }

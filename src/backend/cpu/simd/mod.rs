@@ -269,6 +269,20 @@ pub unsafe trait Vector: Copy {
     /// Loads 8-bit integers.
     unsafe fn load_i8(from: *const i8) -> Self;
 
+    /// Loads the first lanes from `from`, or all if it is long enough; the others are 0.
+    #[inline(always)]
+    unsafe fn load_some(from: &[f32]) -> Self {
+        if from.len() >= Self::LANES {
+            // SAFETY: there are values for all lanes.
+            unsafe { Self::load(from.as_ptr()) }
+        } else {
+            let mut lanes = [0.0; 16];
+            lanes[..from.len()].copy_from_slice(from);
+            // SAFETY: no vector has more lanes.
+            unsafe { Self::load(lanes.as_ptr()) }
+        }
+    }
+
     /// Stores the first `to.len()` lanes, or all if there are fewer.
     #[inline(always)]
     unsafe fn store_some(self, to: &mut [f32]) {
