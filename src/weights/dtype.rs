@@ -120,8 +120,8 @@ impl DType {
         let bad = |x: &f32| match self {
             DType::F32 => !x.is_finite(),
             DType::BF16 => !half::bf16::from_f32(*x).is_finite(),
-            // F16 itself, and the scales of all blocks. (A NaN is not less than anything.)
-            _ => !(x.abs() <= half::f16::MAX.to_f32()),
+            // F16 itself, and the scales of all blocks.
+            _ => x.is_nan() || x.abs() > half::f16::MAX.to_f32(),
         };
         if let Some(index) = values.iter().position(bad) {
             return Err(Unstorable { index, value: values[index] });
