@@ -105,6 +105,20 @@ fn filled(buffer: &mut [f32], values: &[f32]) {
     buffer[..values.len()].copy_from_slice(values);
 }
 
+/// What cannot be tested here is said, on a channel that the test runner does not hold back.
+#[test]
+fn levels_that_this_machine_lacks_are_named() {
+    use std::io::Write;
+    let here: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
+    let mut message = format!("SIMD levels tested: {}", here.join(", "));
+    let missing = Level::missing();
+    if !missing.is_empty() {
+        message += &format!("; skipped, because this machine lacks them: {}", missing.join(", "));
+    }
+    writeln!(std::io::stderr(), "{message}").unwrap();
+    assert!(here.contains(&"scalar") && missing.iter().all(|name| !here.contains(name)));
+}
+
 #[test]
 fn linear() {
     let mut random = Random(1);

@@ -1,4 +1,5 @@
-//! Attention over the tiles of the KV cache.
+//! Attention over the tiles of the KV cache. Longer than other files, because decode and prefill are two versions of one
+//! operation and share its tiles.
 //!
 //! The cache's tiles are laid out so that scores and weighted values are one piece of arithmetic, [`sums`]: for each query
 //! head, numbers times the rows of a tile, added up over the rows.

@@ -8,6 +8,12 @@ use half::{bf16, f16};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
+/// Whether Intel made this processor.
+pub fn is_intel() -> bool {
+    let name = __cpuid(0);
+    [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}
+
 /// Compiles and runs a kernel with AVX-512.
 ///
 /// # Safety
