@@ -15,7 +15,7 @@
 //! Layers with the same input are one job for the threads, and share what the input is turned into: 8-bit codes for
 //! quantized weights, interleaved tiles for panels.
 
-use super::packed::{PANEL, Packed};
+use super::packed::{PANEL, Panels};
 use super::simd::{
     Format, Interleave, Interleaved, Linear, LinearPanels, LinearRow, LinearTiles, PackedQ4_0, PackedQ4K, PackedQ5K,
     PackedQ6K, PackedQ8_0, Quantize, Quantized, panel_tile, tile_rows,
@@ -58,10 +58,14 @@ pub fn linear_many<const N: usize>(cpu: &Cpu, out: [&mut [f32]; N], x: &[f32], w
         let values = &mut out.next().expect("as many as there are weights")[..rows * outputs];
         Cut { values, columns: outputs, block: (rows, block_outputs(cpu, weight, many)) }
     });
+    let locked = weights.map(|weight| match &weight.form {
+        Form::Packed(packed) => Some(packed.panels()),
+        Form::InPlace(_) => None,
+    });
     cpu.pool.run_blocks_of(cuts, |which, out| {
         let panels = if as_pairs(&dtypes[which]) { &pairs } else { &values };
         match (&weights[which].form, &quantized, panels) {
-            (Form::Packed(weight), Some(x), _) => packed(cpu, weight, x, out),
+            (Form::Packed(_), Some(x), _) => packed(cpu, locked[which].as_ref().expect("locked above"), x, out),
             (Form::InPlace(weight), _, Some(x)) => match weight.elements(out.columns()) {
                 Elements::F32(weights) => cpu.level.run(LinearPanels { weights, columns, x, out }),
                 Elements::F16(weights) => cpu.level.run(LinearPanels { weights, columns, x, out }),
@@ -93,7 +97,7 @@ fn block_outputs(cpu: &Cpu, weight: &CpuWeight, many: bool) -> usize {
 }
 
 /// Some outputs of quantized weights.
-fn packed(cpu: &Cpu, weight: &Packed, x: &Quantized, out: &mut Block<'_>) {
+fn packed(cpu: &Cpu, weight: &Panels<'_>, x: &Quantized, out: &mut Block<'_>) {
     match weight.dtype() {
         DType::Q8_0 => packed_as::<PackedQ8_0>(cpu, weight, x, out),
         DType::Q4_0 => packed_as::<PackedQ4_0>(cpu, weight, x, out),
@@ -104,8 +108,8 @@ fn packed(cpu: &Cpu, weight: &Packed, x: &Quantized, out: &mut Block<'_>) {
     }
 }
 
-fn packed_as<F: Format>(cpu: &Cpu, weight: &Packed, x: &Quantized, out: &mut Block<'_>) {
-    let panels = weight.panels(out.columns());
+fn packed_as<F: Format>(cpu: &Cpu, weight: &Panels<'_>, x: &Quantized, out: &mut Block<'_>) {
+    let panels = weight.rows(out.columns());
     if out.rows().len() == 1 {
         cpu.level.run(LinearRow::<F> { panels, x, out, format: PhantomData });
     } else {

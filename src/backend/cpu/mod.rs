@@ -16,6 +16,7 @@ use super::matrix::Matrix;
 use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, Peak, assert_in_cache, reference};
 use crate::model::kv_cache::{HostKvCache, KvLayout};
 use crate::weights::Tensor;
+use huge::Arena;
 use packed::Packed;
 use simd::Level;
 use threads::ThreadPool;
@@ -24,6 +25,8 @@ use threads::ThreadPool;
 pub struct Cpu {
     level: Level,
     pool: ThreadPool,
+    /// Where packed weights lie.
+    arena: Arena,
 }
 
 impl Cpu {
@@ -36,7 +39,7 @@ impl Cpu {
     pub fn with_level(threads: Option<usize>, level: Level) -> Self {
         assert!(Level::available().contains(&level), "this machine has no {}", level.name());
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        Self { level, pool: ThreadPool::new(threads) }
+        Self { level, pool: ThreadPool::new(threads), arena: Arena::default() }
     }
 }
 
@@ -82,7 +85,7 @@ impl Backend for Cpu {
         let matrix = Matrix::new(tensor, "cpu")?;
         let vector = if tensor.shape.len() == 1 { matrix.to_f32() } else { Vec::new() };
         let form = match tensor.dtype.is_quantized() {
-            true => Form::Packed(Packed::new(&matrix, &self.pool)),
+            true => Form::Packed(Packed::new(&matrix, &self.pool, &self.arena)),
             false => Form::InPlace(matrix),
         };
         Ok(CpuWeight { form, vector })
@@ -112,8 +115,9 @@ impl Backend for Cpu {
         match &table.form {
             Form::InPlace(matrix) => reference::embed::embed(out, matrix, ids),
             Form::Packed(packed) => {
+                let panels = packed.panels();
                 for (&id, row) in ids.iter().zip(out.chunks_exact_mut(packed.columns())) {
-                    packed.read_row(id as usize, row);
+                    panels.read_row(id as usize, row);
                 }
             }
         }

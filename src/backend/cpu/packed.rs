@@ -19,12 +19,13 @@
 //! That is the file's size, but for the 6-bit scales of Q4_K and Q5_K, which take 8 bits here (2.8 % and 2.3 % more).
 //! Rows beyond the last are zeros. Codes of Q8_0 are stored 128 higher, as unsigned bytes.
 
-use super::huge::HugeBytes;
+use super::huge::{Arena, HugeBytes, Part};
 use super::threads::ThreadPool;
 use crate::backend::matrix::Matrix;
 use crate::weights::DType;
 use crate::weights::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0, q4_k::scales_and_minima};
 use half::f16;
+use std::sync::RwLockReadGuard;
 
 /// Rows of a panel: the lanes of the widest registers.
 pub const PANEL: usize = 16;
@@ -81,7 +82,13 @@ pub struct Packed {
     dtype: DType,
     rows: usize,
     columns: usize,
-    bytes: HugeBytes,
+    memory: Part,
+}
+
+/// A quantized matrix while it is read.
+pub struct Panels<'a> {
+    packed: &'a Packed,
+    chunk: RwLockReadGuard<'a, HugeBytes>,
 }
 
 /// What one block of a file says, spread out: of a super-block all 256 codes, of a small block the first 32.
@@ -94,13 +101,13 @@ struct Spread {
 }
 
 impl Packed {
-    /// Packs a quantized matrix, on all threads.
-    pub fn new(matrix: &Matrix, pool: &ThreadPool) -> Self {
+    /// Packs a quantized matrix into memory of `arena`, on all threads.
+    pub fn new(matrix: &Matrix, pool: &ThreadPool, arena: &Arena) -> Self {
         let (dtype, rows, columns) = (matrix.dtype(), matrix.rows(), matrix.columns());
         let layout = Layout::of(dtype);
         let panel_bytes = layout.panel_bytes(columns);
-        let mut bytes = HugeBytes::zeroed(rows.div_ceil(PANEL) * panel_bytes);
-        pool.run_chunks(&mut bytes, panel_bytes, |panel, out| {
+        let memory = arena.take(rows.div_ceil(PANEL) * panel_bytes);
+        pool.run_chunks(&mut memory.write()[memory.range()], panel_bytes, |panel, out| {
             for r in 0..PANEL.min(rows - panel * PANEL) {
                 let row = panel * PANEL + r;
                 let source = matrix.bytes(row..row + 1);
@@ -110,7 +117,7 @@ impl Packed {
             }
         });
         matrix.release();
-        Self { dtype, rows, columns, bytes }
+        Self { dtype, rows, columns, memory }
     }
 
     /// The format.
@@ -128,17 +135,30 @@ impl Packed {
         self.columns
     }
 
+    /// The matrix, to read.
+    pub fn panels(&self) -> Panels<'_> {
+        Panels { packed: self, chunk: self.memory.read() }
+    }
+}
+
+impl Panels<'_> {
+    /// The format.
+    pub fn dtype(&self) -> DType {
+        self.packed.dtype
+    }
+
     /// The bytes of the panels that hold rows `rows`, whose start is a multiple of [`PANEL`].
-    pub fn panels(&self, rows: std::ops::Range<usize>) -> &[u8] {
-        let panel_bytes = Layout::of(self.dtype).panel_bytes(self.columns);
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> &[u8] {
+        let panel_bytes = Layout::of(self.packed.dtype).panel_bytes(self.packed.columns);
         assert!(rows.start.is_multiple_of(PANEL));
-        &self.bytes[rows.start / PANEL * panel_bytes..rows.end.div_ceil(PANEL) * panel_bytes]
+        let bytes = &self.chunk[self.packed.memory.range()];
+        &bytes[rows.start / PANEL * panel_bytes..rows.end.div_ceil(PANEL) * panel_bytes]
     }
 
     /// Copies row `row` into `out: [columns]` as f32: what the packed codes stand for, as in the file.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
-        let layout = Layout::of(self.dtype);
-        let (panel, r) = (self.panels(row - row % PANEL..row + 1), row % PANEL);
+        let layout = Layout::of(self.dtype());
+        let (panel, r) = (self.rows(row - row % PANEL..row + 1), row % PANEL);
         let groups = panel.chunks_exact(layout.group_bytes());
         for (group, out) in groups.zip(out.chunks_exact_mut(32 * layout.blocks)) {
             let half = |at: usize| f16::from_le_bytes([group[at], group[at + 1]]).to_f32();
@@ -150,7 +170,7 @@ impl Packed {
                     let (g, at) = (c / 4, 4 * r + c % 4);
                     let low = block[g % 4 * 64 + at] >> (4 * (g / 4)) & 15;
                     let scale = |i: usize| rest[PANEL * i + r];
-                    *out = match self.dtype {
+                    *out = match self.dtype() {
                         DType::Q8_0 => d * (f32::from(block[g * 64 + at]) - 128.0),
                         DType::Q4_0 => d * (f32::from(low) - 8.0),
                         DType::Q4K => d * f32::from(scale(0)) * f32::from(low) - dmin * f32::from(scale(1)),

@@ -32,7 +32,7 @@ impl BlockFormat for Q4_0 {
         }
         let (mut x, mut w) = ([0.0; 32], [0.0; 32]);
         x.iter_mut().zip(values).for_each(|(x, value)| *x = value / unit);
-        weigh(&x, importance, &mut w);
+        weigh(importance, &mut w);
         let d = outward(unit * fit_scale(&x, &w, -8.0, 7.0));
         let per_step = inverse(d.to_f32());
         let code = |i: usize| (code(values[i], per_step, -8.0, 7.0) + 8.0) as u8;

@@ -59,7 +59,7 @@ impl BlockFormat for Q6K {
         }
         let (mut x, mut w) = ([0.0; 256], [0.0; 256]);
         x.iter_mut().zip(values).for_each(|(x, value)| *x = value / unit);
-        weigh(&x, importance, &mut w);
+        weigh(importance, &mut w);
         let sub = |s: usize| (&x[s * 16..][..16], &w[s * 16..][..16]);
 
         let wanted: [f32; 16] = std::array::from_fn(|s| fit_scale(sub(s).0, sub(s).1, -32.0, 31.0));

@@ -38,22 +38,13 @@ pub fn largest(values: &[f32]) -> f32 {
 
 /// What each value's error counts: `weights: [values]`, the largest of them 1.
 ///
-/// Large weights carry most of a dot product, so their errors count somewhat more. Where it is known how strongly each column is
-/// used (its mean squared activation, `importance`), that is the first thing that counts.
-pub fn weigh(values: &[f32], importance: Option<&[f32]>, weights: &mut [f32]) {
-    let mean_square = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;
-    match importance {
-        None => {
-            let typical = mean_square.sqrt();
-            for (w, x) in weights.iter_mut().zip(values) {
-                *w = typical + x.abs();
-            }
-        }
-        Some(importance) => {
-            for ((w, x), i) in weights.iter_mut().zip(values).zip(importance) {
-                *w = i * (mean_square + x * x).sqrt();
-            }
-        }
+/// All the same, unless it is known how strongly each column is used: then the root of its mean squared activation,
+/// `importance`. `docs/notes/quantization-log.md` compares it with other weightings.
+pub fn weigh(importance: Option<&[f32]>, weights: &mut [f32]) {
+    weights.fill(1.0);
+    let Some(importance) = importance else { return };
+    for (w, i) in weights.iter_mut().zip(importance) {
+        *w = i.sqrt();
     }
     let most = weights.iter().fold(0.0, |most: f32, w| most.max(*w));
     if most > 0.0 && most.is_finite() {

@@ -30,7 +30,7 @@ pub fn quantize(values: &[f32], importance: Option<&[f32]>, top: f32) -> SuperBl
     }
     let (mut x, mut w) = ([0.0; SUBS * SUB], [0.0; SUBS * SUB]);
     x.iter_mut().zip(values).for_each(|(x, value)| *x = value / unit);
-    weigh(&x, importance, &mut w);
+    weigh(importance, &mut w);
     let sub = |s: usize| (&x[s * SUB..][..SUB], &w[s * SUB..][..SUB]);
 
     // What each sub-block would like to have.

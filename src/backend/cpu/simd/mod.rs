@@ -9,8 +9,8 @@
 //! instructions. Each arm of the `match` is only reached at a level that [`Level::detect`] found.
 //!
 //! Every kernel checks its slices' lengths first and works on pointers after that: the inner loops carry no bounds
-//! checks. A sum over `n` elements runs in `LANES` partial sums and a scalar tail, whatever the number of rows at hand,
-//! so a token's values do not depend on how many tokens are computed with it.
+//! checks. Sums run in vectors of partial sums and a scalar tail. Linear layers with quantized weights give a token the same
+//! values whatever is computed with it; with other weights, and in attention, decode and prefill add in another order.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
