@@ -189,7 +189,7 @@ fn linear_quantized_does_not_depend_on_the_number_of_rows() {
     let mut random = Random(8);
     for cpu in levels() {
         for row in DType::TABLE.iter().filter(|row| row.block > 1) {
-            let (columns, outputs, rows) = (512, 40, 8);
+            let (columns, outputs, rows) = (768, 40, 33);
             let weight = cpu.load(&random.tensor(row.dtype, &[outputs, columns])).unwrap();
             let x = random.values(rows * columns);
             let (mut all, mut one) = (vec![0.0; rows * outputs], vec![0.0; outputs]);
@@ -197,6 +197,36 @@ fn linear_quantized_does_not_depend_on_the_number_of_rows() {
             for r in 0..rows {
                 cpu.linear(&mut one, &x[r * columns..(r + 1) * columns].to_vec(), &weight, 1);
                 assert_eq!(one, all[r * outputs..(r + 1) * outputs], "{} row {r} on {:?}", row.name, cpu.info());
+            }
+        }
+    }
+}
+
+/// Layers of one input are one job, whatever mixture their weights are: each must give what it gives alone.
+#[test]
+fn layers_of_one_input_are_what_each_is_alone() {
+    let mut random = Random(9);
+    let mixtures = [
+        [DType::Q4K, DType::Q4K, DType::Q6K],
+        [DType::Q8_0, DType::F16, DType::BF16],
+        [DType::F32, DType::BF16, DType::Q5K],
+    ];
+    for cpu in levels() {
+        for (dtypes, rows) in mixtures.iter().flat_map(|mixture| [1, 2, 9, 33].map(|rows| (mixture, rows))) {
+            let (columns, outputs) = (256, [64, 33, 17]);
+            let weights: Vec<_> = dtypes
+                .iter()
+                .zip(outputs)
+                .map(|(dtype, n)| cpu.load(&random.tensor(*dtype, &[n, columns])).unwrap())
+                .collect();
+            let x = random.values(rows * columns);
+            let mut together = outputs.map(|n| vec![f32::NAN; rows * n]);
+            let [q, k, v] = &mut together;
+            cpu.linear_qkv([q, k, v], &x, [&weights[0], &weights[1], &weights[2]], rows);
+            for ((weight, n), together) in weights.iter().zip(outputs).zip(&together) {
+                let mut alone = vec![f32::NAN; rows * n];
+                cpu.linear(&mut alone, &x, weight, rows);
+                assert_eq!(&alone, together, "{dtypes:?}, {rows} rows on {:?}", cpu.info());
             }
         }
     }

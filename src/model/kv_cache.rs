@@ -263,7 +263,8 @@ impl HostKvCache {
     pub fn reserve(&mut self, positions: usize) {
         fn grow<T: KvTile>(layer: &mut KvLayer<T>, kv_heads: usize, old: usize, new: usize) {
             for tiles in [&mut layer.keys, &mut layer.values] {
-                let mut grown = vec![T::zeroed(); kv_heads * new];
+                // Zeros from the operating system: what is not written yet takes no memory.
+                let mut grown: Vec<T> = bytemuck::zeroed_vec(kv_heads * new);
                 if old > 0 {
                     for (from, to) in tiles.chunks_exact(old).zip(grown.chunks_exact_mut(new)) {
                         to[..old].copy_from_slice(from);

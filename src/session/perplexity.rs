@@ -70,7 +70,7 @@ pub enum PerplexityError {
         difference: String,
     },
     /// Logits that are no distribution.
-    #[error("{model}, at token {position} of the text: {source}")]
+    #[error("{model}, at token {position} of the text")]
     Logits {
         /// The model.
         model: String,

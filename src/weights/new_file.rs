@@ -15,6 +15,12 @@ pub(super) struct NewFile {
 impl NewFile {
     /// Opens it, if there is room for `bytes`.
     pub(super) fn create(path: &Path, bytes: u64) -> Result<NewFile, WeightsError> {
+        // A link is followed: what it names is replaced, and the link stays.
+        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        if path.exists() && !path.is_file() && !path.is_dir() {
+            let message = "is not a regular file (a device or a pipe?); name the file to write";
+            return Err(WeightsError::invalid(&path.display().to_string(), message));
+        }
         let dir = path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
         let free = fs4::available_space(dir).map_err(WeightsError::io(dir))?;
         if free < bytes {

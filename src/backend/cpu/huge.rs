@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 /// Bytes of a chunk: many huge pages, of which only the last is not filled. What is not written takes no memory.
 const CHUNK: usize = 64 << 20;
 
-/// Memory that several weights share: written when a weight is loaded, read from then on.
+/// Memory that several weights share: written when a weight is loaded, read from then on. A backend loads all its weights before it
+/// computes, so no reader ever waits for a writer (and may hold several guards of one chunk).
 pub type Chunk = Arc<RwLock<HugeBytes>>;
 
 /// Hands out parts of chunks.

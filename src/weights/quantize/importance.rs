@@ -98,6 +98,11 @@ pub fn write(
     chunk: u32,
     chunks: u32,
 ) -> Result<(), WeightsError> {
+    if let Some((name, _)) = sums.iter().find(|(_, sums)| sums.squares.iter().any(|square| !square.is_finite())) {
+        let message =
+            format!("not written: what goes into `{name}` is not finite; the model's weights hold NaN or infinities");
+        return Err(WeightsError::invalid(&path.display().to_string(), message));
+    }
     let mut header = Header::default();
     header.text("general.type", "imatrix");
     header.texts("imatrix.datasets", [dataset].into_iter());

@@ -195,7 +195,8 @@ pub fn quantize(
             bytes: written,
             rmse: difference.rmse(),
             relative: difference.relative(),
-            weighted: importance.is_some(),
+            // Q8_0 and the unquantized formats have nothing to weigh.
+            weighted: importance.is_some() && !matches!(planned.to.layout().block, 1) && planned.to != DType::Q8_0,
             note: planned.note.clone(),
         });
     }

@@ -117,6 +117,14 @@ impl Quantized {
         }
     }
 
+    /// Panics unless there are `rows` rows of whole groups of `F`: the kernels go on without looking.
+    fn check<F: Format>(&self, rows: usize) {
+        let (padded, blocks) = (rows.next_multiple_of(self.tile), self.columns / BLOCK);
+        assert!(self.columns.is_multiple_of(BLOCK * F::LAYOUT.blocks) && self.codes.len() >= padded * self.columns);
+        assert!([&self.scales, &self.scaled_sums].iter().all(|values| values.len() >= padded * blocks));
+        assert!(self.starts.len() >= padded * blocks && self.half_starts.len() >= 2 * padded * blocks);
+    }
+
     /// Its tiles.
     pub fn tiles(&mut self) -> Vec<QuantizedTile<'_>> {
         let blocks = self.tile * self.columns / BLOCK;
@@ -319,6 +327,7 @@ impl<F: Format> Kernel for LinearRow<'_, '_, F> {
         let outputs = out.columns().len();
         let panel_bytes = F::LAYOUT.panel_bytes(x.columns);
         assert!(x.tile == 1 && out.rows().len() == 1 && panels.len() == outputs.div_ceil(PANEL) * panel_bytes);
+        x.check::<F>(1);
         let row = out.rows().start;
         for (panel, out) in panels.chunks_exact(panel_bytes).zip(out.row_mut(row).chunks_mut(PANEL)) {
             let mut all = [0.0; PANEL];
@@ -421,7 +430,8 @@ impl<F: Format> Kernel for LinearTiles<'_, '_, F> {
         let Self { panels, x, out, .. } = self;
         let outputs = out.columns().len();
         let panel_bytes = F::LAYOUT.panel_bytes(x.columns);
-        assert!(panels.len() == outputs.div_ceil(PANEL) * panel_bytes);
+        assert!(panels.len() == outputs.div_ceil(PANEL) * panel_bytes && out.rows().start.is_multiple_of(x.tile));
+        x.check::<F>(out.rows().end);
         let blocks = x.columns / BLOCK;
         // With 16 lanes a vector is a whole panel.
         let together = (tile_vectors(V::LANES) * V::LANES).div_ceil(PANEL);
