@@ -6,13 +6,14 @@ use failed_star::weights::formats::{BlockFormat, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use proptest::prelude::*;
 
 /// The quantized formats, and how far a value may come back from where it was, in units of the largest magnitude of its block:
-/// half a step between codes for values of both signs, plus what rounding a sub-block's scale and minimum costs.
+/// half a step between codes of Q8_0, whose scale is the largest magnitude's; a whole step of the K formats, whose search for the
+/// least sum of squares may leave an extreme value outside its codes, plus what rounding a sub-block's scale and minimum costs.
 const FORMATS: [(DType, f32); 5] = [
     (DType::Q8_0, 0.5 / 127.0 + 0.0005),
-    (DType::Q4_0, 1.2 / 8.0),
-    (DType::Q4K, 0.5 * 2.0 / 15.0 + 0.05),
-    (DType::Q5K, 0.5 * 2.0 / 31.0 + 0.03),
-    (DType::Q6K, 0.5 / 31.0 + 0.01),
+    (DType::Q4_0, 1.0 / 8.0 + 0.05),
+    (DType::Q4K, 2.0 / 15.0 + 0.05),
+    (DType::Q5K, 2.0 / 31.0 + 0.03),
+    (DType::Q6K, 1.0 / 31.0 + 0.01),
 ];
 
 fn round_trip(dtype: DType, values: &[f32], importance: Option<&[f32]>) -> Vec<f32> {

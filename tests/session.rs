@@ -30,11 +30,12 @@ fn fresh(backend: BackendKind, kv_dtype: KvDType, tokens: &[u32]) -> Vec<f32> {
 }
 
 /// A token that comes alone is added up in another order than one of many; the difference of a last bit can become one
-/// of rounding to the cache's dtype: 2^-12 of a key or value in f16, 2^-8 in q8, of which logits see a small part.
+/// of rounding to the cache's dtype: 2^-12 of a key or value in f16, 2^-8 in q8, of which logits see a small part. Linear layers and
+/// attention each have two orders; in f32 they have been seen to differ by 1.1e-5, in f16 by 1.03e-4.
 fn assert_close(found: &[f32], expected: &[f32], kv_dtype: KvDType, what: &str) {
     let tolerance = match kv_dtype {
-        KvDType::F32 => 1e-5,
-        KvDType::F16 => 1e-4,
+        KvDType::F32 => 4e-5,
+        KvDType::F16 => 4e-4,
         KvDType::Q8 => 1e-2,
     };
     assert_eq!(found.len(), expected.len());
