@@ -14,7 +14,7 @@
 //!
 //! In reading order: [`read`] takes a file apart and trusts nothing in it; [`metadata`] finds values by key;
 //! [`config`], [`tokenizer`] and [`names`] say what the keys and tensor names of a Qwen3 model mean, in both
-//! directions; [`write`] puts a file together.
+//! directions; [`mod@write`] puts a file together.
 
 pub mod config;
 pub mod metadata;
