@@ -117,11 +117,11 @@ unsafe impl Dots for VnniBf16 {
     const BF16: bool = true;
     #[inline(always)]
     unsafe fn dot4(sums: __m512i, codes: __m512i, x: __m512i) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(sums, codes, x) }
+        unsafe { Vnni::dot4(sums, codes, x) }
     }
     #[inline(always)]
     unsafe fn dot4_biased(sums: __m512i, codes: __m512i, x: __m512i) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(sums, codes, x) }
+        unsafe { Vnni::dot4_biased(sums, codes, x) }
     }
     #[inline(always)]
     unsafe fn dot2_bf16(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
