@@ -1,0 +1,12 @@
+//! A stand-in for Apple's Metal framework on Linux.
+//!
+//! It exports the C symbols that a program linked against Metal and the Objective-C runtime wants (`objc_msgSend`,
+//! `MTLCreateSystemDefaultDevice`, …), compiles kernels written in the Metal Shading Language with clang, and runs them on
+//! the CPU, where it can check every access, or on an NVIDIA GPU. It is a test instrument: where Apple's framework
+//! would refuse, misbehave or crash, it refuses with a sentence that says why.
+//!
+//! Reading order: `objc` (messages, classes, retain counts), `metal` (the classes), `compiler` (MSL to code),
+//! [`executor`] (what runs a command buffer), `cpu` (fibers and checks).
+
+pub mod compiler;
+pub mod executor;
