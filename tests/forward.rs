@@ -46,7 +46,12 @@ fn cpu_agrees_with_transformers() {
         for threads in [1, 3] {
             check(
                 &fixture,
-                EngineOptions { backend: BackendKind::Cpu, threads: Some(threads), simd: Some(Level::detect_exact()) },
+                EngineOptions {
+                    backend: BackendKind::Cpu,
+                    threads: Some(threads),
+                    simd: Some(Level::detect_exact()),
+                    ..EngineOptions::default()
+                },
             );
         }
     }

@@ -24,7 +24,11 @@ fn path(of: &str) -> PathBuf {
 
 fn load(directory: &Path, backend: BackendKind) -> Engine {
     let source = ModelSource::resolve(directory.to_str()).unwrap();
-    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: Some(Level::detect_exact()) }).unwrap()
+    Engine::load(
+        &source,
+        &EngineOptions { backend, threads: Some(2), simd: Some(Level::detect_exact()), ..EngineOptions::default() },
+    )
+    .unwrap()
 }
 
 fn fixture(name: &str) -> PathBuf {

@@ -14,7 +14,11 @@ const LAYERS: u64 = 2;
 fn engine(backend: BackendKind) -> Engine {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/forward/tied-bf16/model");
     let source = ModelSource::resolve(model.to_str()).unwrap();
-    Engine::load(&source, &EngineOptions { backend, threads: Some(2), simd: Some(Level::detect_exact()) }).unwrap()
+    Engine::load(
+        &source,
+        &EngineOptions { backend, threads: Some(2), simd: Some(Level::detect_exact()), ..EngineOptions::default() },
+    )
+    .unwrap()
 }
 
 fn session(backend: BackendKind, options: SessionOptions) -> Session {
@@ -194,7 +198,12 @@ fn an_interrupted_prompt_keeps_what_is_done() {
 fn backends_agree_operation_by_operation() {
     let records = engine(BackendKind::Cpu)
         .compare_with_reference(
-            &EngineOptions { backend: BackendKind::Cpu, threads: Some(2), simd: Some(Level::detect_exact()) },
+            &EngineOptions {
+                backend: BackendKind::Cpu,
+                threads: Some(2),
+                simd: Some(Level::detect_exact()),
+                ..EngineOptions::default()
+            },
             &tokens(40),
         )
         .unwrap();

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 pub struct Collect<B: Backend> {
     inner: B,
     sums: Mutex<BTreeMap<Arc<str>, Sums>>,
+    /// The first failure of a device; whoever reads a result hears it.
+    failure: Mutex<Option<BackendError>>,
 }
 
 /// What went into a matrix.
@@ -33,7 +35,7 @@ pub struct Named<W> {
 impl<B: Backend> Collect<B> {
     /// Watches `inner`.
     pub fn new(inner: B) -> Self {
-        Self { inner, sums: Mutex::default() }
+        Self { inner, sums: Mutex::default(), failure: Mutex::default() }
     }
 
     /// What has been summed up since the last call, by the tensor's name.
@@ -65,7 +67,16 @@ impl<B: Backend> Backend for Collect<B> {
     }
 
     fn read(&self, buffer: &Self::Buffer, len: usize) -> Result<Vec<f32>, BackendError> {
+        self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take().map_or(Ok(()), Err)?;
         self.inner.read(buffer, len)
+    }
+
+    fn finish(&self) -> Result<(), BackendError> {
+        self.inner.finish()
+    }
+
+    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
+        self.inner.admit(bytes)
     }
 
     fn kv_cache(&self, layout: KvLayout) -> Self::KvCache {
@@ -90,8 +101,11 @@ impl<B: Backend> Backend for Collect<B> {
 
     /// All matrices come through here: fused operations are left to their default bodies.
     fn linear(&self, out: &mut Self::Buffer, x: &Self::Buffer, weight: &Self::Weight, rows: usize) {
-        // A device that fails says so again when the logits are read.
-        if let Ok(inputs) = self.inner.read(x, rows * weight.columns) {
+        let inputs = self.inner.read(x, rows * weight.columns);
+        let keep = |error| {
+            self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+        };
+        if let Ok(inputs) = inputs.map_err(keep) {
             let mut all = self.sums.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let sums = all.entry(weight.name.clone()).or_default();
             sums.squares.resize(weight.columns, 0.0);

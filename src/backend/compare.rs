@@ -14,6 +14,8 @@ pub struct Compare<O: Backend, S: Backend> {
     oracle: O,
     subject: S,
     records: Mutex<Vec<Record>>,
+    /// The first failure of either; whoever reads a result hears it.
+    failure: Mutex<Option<BackendError>>,
 }
 
 /// The difference of one operation's outputs.
@@ -63,7 +65,7 @@ pub struct PairBuffer<A, B> {
 impl<O: Backend, S: Backend> Compare<O, S> {
     /// Compares `subject` with `oracle`.
     pub fn new(oracle: O, subject: S) -> Self {
-        Self { oracle, subject, records: Mutex::new(Vec::new()) }
+        Self { oracle, subject, records: Mutex::default(), failure: Mutex::default() }
     }
 
     /// What has been recorded since the last call.
@@ -84,7 +86,10 @@ impl<O: Backend, S: Backend> Compare<O, S> {
         let subject = self.subject.read(&out.pair.subject, len);
         let record = match (oracle, subject) {
             (Ok(oracle), Ok(subject)) => Record::new(operation, layer, &oracle, &subject),
-            _ => Record { operation, layer, values: len, max_abs: f32::INFINITY, nmse: f64::INFINITY },
+            (Err(error), _) | (_, Err(error)) => {
+                self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+                return;
+            }
         };
         self.records.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(record);
         self.same(out);
@@ -118,7 +123,17 @@ impl<O: Backend, S: Backend> Backend for Compare<O, S> {
     }
 
     fn read(&self, buffer: &Self::Buffer, len: usize) -> Result<Vec<f32>, BackendError> {
+        self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take().map_or(Ok(()), Err)?;
         self.oracle.read(&buffer.pair.oracle, len)
+    }
+
+    fn finish(&self) -> Result<(), BackendError> {
+        self.oracle.finish()?;
+        self.subject.finish()
+    }
+
+    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
+        self.subject.admit(bytes)
     }
 
     fn kv_cache(&self, layout: KvLayout) -> Self::KvCache {
@@ -284,5 +299,20 @@ impl<O: Backend, S: Backend> Backend for Compare<O, S> {
             intermediate,
         );
         self.check("linear_swiglu", None, gate, rows * intermediate);
+    }
+
+    fn linear_add(
+        &self,
+        x: &mut Self::Buffer,
+        scratch: &mut Self::Buffer,
+        y: &Self::Buffer,
+        (weight, _): &Self::Weight,
+        rows: usize,
+        features: usize,
+    ) {
+        let (pair, scratch, y) = (&mut x.pair, &mut scratch.pair, &y.pair);
+        self.oracle.linear_add(&mut pair.oracle, &mut scratch.oracle, &y.oracle, &weight.oracle, rows, features);
+        self.subject.linear_add(&mut pair.subject, &mut scratch.subject, &y.subject, &weight.subject, rows, features);
+        self.check("linear_add", None, x, rows * features);
     }
 }

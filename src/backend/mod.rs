@@ -29,6 +29,9 @@ pub mod collect;
 pub mod compare;
 pub mod cpu;
 pub mod matrix;
+#[cfg(any(target_os = "macos", feature = "metal-standin"))]
+pub mod metal;
+pub mod plain;
 pub mod reference;
 pub mod timed;
 
@@ -79,6 +82,19 @@ pub enum Operands {
     Int8,
 }
 
+/// What a device has been given to do; see [`Backend::counters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Counters {
+    /// Times that the processor waited for the device.
+    pub waits: u64,
+    /// Kernels that ran.
+    pub dispatches: u64,
+    /// Places where a kernel had to wait for those before it.
+    pub barriers: u64,
+    /// How long the device was at work.
+    pub device_seconds: f64,
+}
+
 /// Where in the KV cache an operation works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CachePosition {
@@ -125,6 +141,11 @@ pub trait Backend: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether weights of so many bytes in all are worth loading; refuses what the device has no memory for.
+    fn admit(&self, _bytes: u64) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Takes a weight over, without a copy where the layout allows it.
     fn load(&self, tensor: &Tensor) -> Result<Self::Weight, BackendError>;
 
@@ -136,6 +157,22 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The first `len` values, after everything encoded before has run. Device failures surface here.
     fn read(&self, buffer: &Self::Buffer, len: usize) -> Result<Vec<f32>, BackendError>;
+
+    /// Waits until everything encoded before has run. Device failures surface here too.
+    fn finish(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// What this thread has given the device to do so far; `None` where operations are over when their methods return.
+    fn counters(&self) -> Option<Counters> {
+        None
+    }
+
+    /// The index of the largest of the first `len` values, and that value. The first of equal ones wins; NaN counts as the
+    /// largest, so that it is seen.
+    fn argmax(&self, buffer: &Self::Buffer, len: usize) -> Result<(u32, f32), BackendError> {
+        Ok(plain::argmax(&self.read(buffer, len)?))
+    }
 
     /// An empty cache of this layout.
     fn kv_cache(&self, layout: KvLayout) -> Self::KvCache;
@@ -192,27 +229,21 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The three projections of one input: three [`linear`](Self::linear)s.
     fn linear_qkv(&self, out: [&mut Self::Buffer; 3], x: &Self::Buffer, weights: [&Self::Weight; 3], rows: usize) {
-        for (out, weight) in out.into_iter().zip(weights) {
-            self.linear(out, x, weight, rows);
-        }
+        plain::linear_qkv(self, out, x, weights, rows);
     }
 
-    /// QK-norm, RoPE and [`store_kv`](Self::store_kv).
+    /// QK-norm, RoPE and [`store_kv`](Self::store_kv). `q` is needed afterwards, `k` and `v` are not.
     fn norm_rope_store(
         &self,
-        [q, k, v]: [&mut Self::Buffer; 3],
-        [q_norm, k_norm]: [&Self::Weight; 2],
+        qkv: [&mut Self::Buffer; 3],
+        norms: [&Self::Weight; 2],
         eps: f32,
         cos_sin: &Self::Buffer,
         cache: &mut Self::KvCache,
         heads: Heads,
         at: CachePosition,
     ) {
-        self.head_norm(q, q_norm, eps, at.tokens * heads.heads);
-        self.head_norm(k, k_norm, eps, at.tokens * heads.kv_heads);
-        self.rope(q, cos_sin, at.tokens, heads.heads, heads.head_dim);
-        self.rope(k, cos_sin, at.tokens, heads.kv_heads, heads.head_dim);
-        self.store_kv(cache, k, v, at);
+        plain::norm_rope_store(self, qkv, norms, eps, cos_sin, cache, heads, at);
     }
 
     /// `gate = silu(x · W_gateᵀ) * (x · W_upᵀ)`, with `up` as scratch: `[rows, intermediate]`.
@@ -221,18 +252,31 @@ pub trait Backend: Send + Sync + 'static {
         gate: &mut Self::Buffer,
         up: &mut Self::Buffer,
         x: &Self::Buffer,
-        [gate_weight, up_weight]: [&Self::Weight; 2],
+        weights: [&Self::Weight; 2],
         rows: usize,
         intermediate: usize,
     ) {
-        self.linear(gate, x, gate_weight, rows);
-        self.linear(up, x, up_weight, rows);
-        self.swiglu(gate, up, rows * intermediate);
+        plain::linear_swiglu(self, gate, up, x, weights, rows, intermediate);
+    }
+
+    /// `x += y · Wᵀ`, with `scratch` as large as `x`: `[rows, features]`.
+    fn linear_add(
+        &self,
+        x: &mut Self::Buffer,
+        scratch: &mut Self::Buffer,
+        y: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        features: usize,
+    ) {
+        plain::linear_add(self, x, scratch, y, weight, rows, features);
     }
 }
 
 /// The backends that `fs` has, one row each: kind, name, what it is.
-pub const BACKENDS: [(BackendKind, &str, &str); 2] = [
+pub const BACKENDS: [(BackendKind, &str, &str); 4] = [
+    (BackendKind::Auto, "auto", "metal on a Mac, else cpu"),
+    (BackendKind::Metal, "metal", "our own kernels on an Apple GPU"),
     (BackendKind::Cpu, "cpu", "fast CPU path: SIMD chosen at run time, threads"),
     (BackendKind::Reference, "reference", "plain f32 loops, one thread: the lesson and the oracle"),
 ];
@@ -240,11 +284,32 @@ pub const BACKENDS: [(BackendKind, &str, &str); 2] = [
 /// Which backend to run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendKind {
-    /// [`cpu::Cpu`].
+    /// [`Metal`](Self::Metal) on a Mac that can run it, else [`Cpu`](Self::Cpu).
     #[default]
+    Auto,
+    /// `metal::Metal`, where it is built: on macOS, and elsewhere with the feature `metal-standin`.
+    Metal,
+    /// [`cpu::Cpu`].
     Cpu,
     /// [`reference::Reference`].
     Reference,
+}
+
+impl BackendKind {
+    /// What [`Auto`](Self::Auto) stands for on this machine.
+    pub fn resolve(self) -> BackendKind {
+        match self {
+            #[cfg(target_os = "macos")]
+            Self::Auto if metal::Metal::new(false).is_ok() => Self::Metal,
+            Self::Auto => Self::Cpu,
+            other => other,
+        }
+    }
+
+    /// The name on screen.
+    pub fn name(self) -> &'static str {
+        BACKENDS.iter().find(|row| row.0 == self).map_or("", |row| row.1)
+    }
 }
 
 impl std::str::FromStr for BackendKind {

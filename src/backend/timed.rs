@@ -1,7 +1,8 @@
 //! A backend that runs another one with a clock beside it: where the time of a forward pass goes.
 //!
 //! The forward pass runs on it unchanged, and fused operations stay fused, so what is timed is what runs. An operation is
-//! timed until its method returns, which is right for backends that compute before they return.
+//! timed until its method returns; of a device that computes later, each operation is waited for, and the device's own clock
+//! is read.
 
 use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, Peak};
 use crate::model::kv_cache::KvLayout;
@@ -14,6 +15,8 @@ use std::time::Instant;
 pub struct Timed<B> {
     inner: B,
     times: Mutex<BTreeMap<Key, OperationTime>>,
+    /// What a device said when an operation was waited for; whoever reads a result hears it.
+    failure: Mutex<Option<BackendError>>,
 }
 
 /// An operation, and the shape of its weights: a backend may be fast at one shape and slow at another.
@@ -60,10 +63,10 @@ impl Work {
     }
 }
 
-impl<B> Timed<B> {
+impl<B: Backend> Timed<B> {
     /// Times what `inner` does.
     pub fn new(inner: B) -> Self {
-        Self { inner, times: Mutex::default() }
+        Self { inner, times: Mutex::default(), failure: Mutex::default() }
     }
 
     /// What has been added up since the last call, the longest first.
@@ -74,10 +77,23 @@ impl<B> Timed<B> {
         times
     }
 
+    fn take_failure(&self) -> Result<(), BackendError> {
+        self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take().map_or(Ok(()), Err)
+    }
+
     fn time<R>(&self, operation: &'static str, work: Work, run: impl FnOnce(&B) -> R) -> R {
+        let before = self.inner.counters();
         let started = Instant::now();
         let result = run(&self.inner);
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = match before {
+            None => started.elapsed().as_secs_f64(),
+            Some(before) => {
+                if let Err(error) = self.inner.finish() {
+                    self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+                }
+                self.inner.counters().map_or(0.0, |after| after.device_seconds - before.device_seconds)
+            }
+        };
         let Work { weights, bytes, flop } = work;
         let mut times = self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let new = OperationTime { operation, weights, calls: 0, seconds: 0.0, bytes: 0, flop: 0 };
@@ -122,7 +138,25 @@ impl<B: Backend> Backend for Timed<B> {
     }
 
     fn read(&self, buffer: &Self::Buffer, len: usize) -> Result<Vec<f32>, BackendError> {
-        self.time("read", Work::default(), |b| b.read(buffer, len))
+        let result = self.time("read", Work::default(), |b| b.read(buffer, len));
+        self.take_failure()?;
+        result
+    }
+
+    fn finish(&self) -> Result<(), BackendError> {
+        let result = self.time("finish", Work::default(), |b| b.finish());
+        self.take_failure()?;
+        result
+    }
+
+    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
+        self.inner.admit(bytes)
+    }
+
+    fn argmax(&self, buffer: &Self::Buffer, len: usize) -> Result<(u32, f32), BackendError> {
+        let result = self.time("argmax", Work::default(), |b| b.argmax(buffer, len));
+        self.take_failure()?;
+        result
     }
 
     fn kv_cache(&self, layout: KvLayout) -> Self::KvCache {
@@ -223,5 +257,18 @@ impl<B: Backend> Backend for Timed<B> {
         let work = Work::linear(&weights, rows);
         let weights = weights.map(|w| &w.weight);
         self.time("linear_swiglu", work, |b| b.linear_swiglu(gate, up, x, weights, rows, intermediate));
+    }
+
+    fn linear_add(
+        &self,
+        x: &mut Self::Buffer,
+        scratch: &mut Self::Buffer,
+        y: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        features: usize,
+    ) {
+        let work = Work::linear(&[weight], rows);
+        self.time("linear_add", work, |b| b.linear_add(x, scratch, y, &weight.weight, rows, features));
     }
 }

@@ -25,9 +25,13 @@ pub struct ModelArgs {
 /// What to run a model on.
 #[derive(clap::Args)]
 pub struct DeviceArgs {
-    /// What to run on: cpu, or reference (plain loops, slow, the oracle)
-    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    /// What to run on: metal, cpu, reference (plain loops, slow, the oracle), or auto (metal on a Mac, else cpu); see
+    /// `fs devices`
+    #[arg(long, default_value = "auto", value_name = "NAME")]
     pub backend: BackendKind,
+    /// Plain kernels in place of the fused and fast ones, on the metal backend: slower, and the oracle of the others
+    #[arg(long)]
+    pub metal_plain: bool,
     /// Threads of the cpu backend [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
     pub threads: Option<u16>,
@@ -42,7 +46,12 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// These arguments as the engine takes them.
     pub fn options(&self) -> EngineOptions {
-        EngineOptions { backend: self.backend, threads: self.threads.map(usize::from), simd: self.simd }
+        EngineOptions {
+            backend: self.backend,
+            threads: self.threads.map(usize::from),
+            simd: self.simd,
+            metal_plain: self.metal_plain,
+        }
     }
 }
 
@@ -64,7 +73,8 @@ pub fn load(source: &ModelSource, device: &DeviceArgs) -> anyhow::Result<Engine>
         let backend = engine.backend();
         let threads = if backend.threads == 1 { "1 thread".into() } else { format!("{} threads", backend.threads) };
         let dtype = engine.weights_dtype();
-        eprintln!("{} · {dtype} · {} {} · {threads}", engine.name(), backend.name, backend.device);
+        let threads = if backend.name == "metal" { String::new() } else { format!(" · {threads}") };
+        eprintln!("{} · {dtype} · {} {}{threads}", engine.name(), backend.name, backend.device);
     }
     Ok(engine)
 }

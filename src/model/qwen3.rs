@@ -102,6 +102,7 @@ struct Buffers<B: Backend> {
     mixed: B::Buffer,   // [tokens, heads * head_dim]
     gate: B::Buffer,    // [tokens, intermediate]
     up: B::Buffer,      // [tokens, intermediate]
+    logits: B::Buffer,  // [1, vocab]; more rows get a buffer of their own
 }
 
 /// The forward pass: `ids` at positions `start..start + ids.len()`, whose keys and values it adds to `cache`.
@@ -109,7 +110,7 @@ struct Buffers<B: Backend> {
 /// Returns the logits that `wanted` names, row-major; the cache must have room.
 fn forward<B: Backend>(
     Qwen3 { backend: b, config: c, weights, rope }: &Qwen3<B>,
-    Buffers { x, h, cos_sin, q, k, v, mixed, gate, up, .. }: &mut Buffers<B>,
+    Buffers { x, h, cos_sin, q, k, v, mixed, gate, up, logits, .. }: &mut Buffers<B>,
     cache: &mut B::KvCache,
     start: usize,
     ids: &[u32],
@@ -139,22 +140,25 @@ fn forward<B: Backend>(
         }
         b.norm_rope_store([q, k, v], [&w.q_norm, &w.k_norm], eps, cos_sin, cache, heads, at);
         b.attention(mixed, q, cache, heads, at); //                        [n, heads * head_dim]
-        b.linear(h, mixed, &w.o_proj, n); //                               [n, hidden]
-        if let Some([.., o_bias]) = &w.biases {
-            b.add_bias(h, o_bias, n);
+        match &w.biases {
+            None => b.linear_add(x, h, mixed, &w.o_proj, n, hidden), //    [n, hidden]
+            Some([.., o_bias]) => {
+                b.linear(h, mixed, &w.o_proj, n);
+                b.add_bias(h, o_bias, n);
+                b.add(x, h, n * hidden);
+            }
         }
-        b.add(x, h, n * hidden);
 
         b.rms_norm(h, x, &w.post_attention_layernorm, eps, n); //          [n, hidden]
         b.linear_swiglu(gate, up, h, [&w.gate_proj, &w.up_proj], n, c.intermediate_size); // [n, intermediate]
-        b.linear(h, gate, &w.down_proj, n); //                             [n, hidden]
-        b.add(x, h, n * hidden);
+        b.linear_add(x, h, gate, &w.down_proj, n, hidden); //              [n, hidden]
         look(Stage::Block(layer), x, n * hidden)?;
     }
 
     // Only the rows that are asked for go through the head: it is a quarter of a small model's arithmetic.
     let rows = match wanted {
-        LogitsFor::None => return Ok(Vec::new()),
+        // What is in the cache is there, or the caller hears that it is not.
+        LogitsFor::None => return b.finish().map(|()| Vec::new()),
         LogitsFor::Last => 1,
         LogitsFor::All => n,
     };
@@ -162,16 +166,18 @@ fn forward<B: Backend>(
     b.rms_norm(x, h, &weights.norm, eps, rows); //                         [rows, hidden]
     look(Stage::FinalNorm, x, rows * hidden)?;
     let head = weights.lm_head.as_ref().unwrap_or(&weights.embed_tokens);
-    let mut logits = b.buffer(rows * c.vocab_size);
-    b.linear(&mut logits, x, head, rows); //                               [rows, vocab]
-    look(Stage::Logits, &logits, rows * c.vocab_size)?;
-    b.read(&logits, rows * c.vocab_size)
+    let mut many = (rows > 1).then(|| b.buffer(rows * c.vocab_size));
+    let logits = many.as_mut().unwrap_or(logits);
+    b.linear(logits, x, head, rows); //                                    [rows, vocab]
+    look(Stage::Logits, logits, rows * c.vocab_size)?;
+    b.read(logits, rows * c.vocab_size)
 }
 
 impl<B: Backend> Qwen3<B> {
     /// Takes the weights over to `backend`. The checkpoint must match the configuration
     /// ([`super::expected::compare`] says whether it does).
     pub fn load(backend: B, config: Config, checkpoint: &Checkpoint) -> Result<Self, BackendError> {
+        backend.admit(checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum())?;
         let load = |name: &str| match checkpoint.get(name) {
             Some(tensor) => backend.load(tensor),
             None => Err(BackendError { backend: backend.info().name, message: format!("tensor {name} is missing") }),
@@ -248,7 +254,12 @@ impl<B: Backend> Qwen3<B> {
             Some(buffers) if buffers.tokens >= ids.len() => buffers,
             slot => slot.insert(self.buffers(ids.len())),
         };
-        let logits = forward(self, buffers, &mut state.cache, state.len, ids, wanted, probe)?;
+        let result = forward(self, buffers, &mut state.cache, state.len, ids, wanted, probe);
+        if result.is_err() {
+            // Perhaps there was no memory for them; the tokens before are in the cache and stay there.
+            state.buffers = None;
+        }
+        let logits = result?;
         state.len += ids.len();
         state.token_layers += (ids.len() * self.config.num_hidden_layers) as u64;
         Ok(logits)
@@ -269,6 +280,7 @@ impl<B: Backend> Qwen3<B> {
             mixed: b.buffer(tokens * q_dim),
             gate: b.buffer(tokens * c.intermediate_size),
             up: b.buffer(tokens * c.intermediate_size),
+            logits: b.buffer(c.vocab_size),
         }
     }
 }

@@ -7,11 +7,9 @@
 //! Decode reads all weights and the cache for each token, so its limit is how fast the machine reads memory; prefill uses
 //! each weight for many tokens, so its limit is arithmetic. Both limits are measured in the same run.
 
-use super::engine::{Engine, EngineOptions, Session, SessionError, SessionOptions};
-use crate::backend::cpu::Cpu;
-use crate::backend::reference::Reference;
+use super::engine::{Engine, EngineOptions, Session, SessionError, SessionOptions, WithBackend};
 use crate::backend::timed::{OperationTime, Timed};
-use crate::backend::{Backend, BackendKind, Operands, Peak};
+use crate::backend::{Backend, Operands, Peak};
 use crate::model::expected;
 use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::{LogitsFor, Qwen3};
@@ -347,11 +345,21 @@ pub fn time_operations(
     device: &EngineOptions,
     options: &BenchOptions,
 ) -> Result<Vec<PhaseOperations>, SessionError> {
-    fn run<B: Backend>(
-        engine: &Engine,
-        backend: B,
-        options: &BenchOptions,
-    ) -> Result<Vec<PhaseOperations>, SessionError> {
+    options.check(engine.name(), engine.config())?;
+    device.with_backend(TimeOn { engine, options })
+}
+
+/// Times the operations of a backend.
+struct TimeOn<'a> {
+    engine: &'a Engine,
+    options: &'a BenchOptions,
+}
+
+impl WithBackend for TimeOn<'_> {
+    type Out = Vec<PhaseOperations>;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Out, SessionError> {
+        let Self { engine, options } = self;
         let model = Qwen3::load(Timed::new(backend), engine.config().clone(), engine.checkpoint())?;
         let chunk = SessionOptions::default().chunk;
         let mut phases = Vec::new();
@@ -380,11 +388,6 @@ pub fn time_operations(
             }
         }
         Ok(phases)
-    }
-    options.check(engine.name(), engine.config())?;
-    match device.backend {
-        BackendKind::Cpu => run(engine, Cpu::new(device.threads), options),
-        BackendKind::Reference => run(engine, Reference, options),
     }
 }
 

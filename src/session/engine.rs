@@ -116,12 +116,40 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// SIMD level of the CPU backend; `None`: the fastest of this machine.
     pub simd: Option<Level>,
+    /// Plain kernels in place of the fused and fast ones, on the Metal backend.
+    pub metal_plain: bool,
 }
 
 impl EngineOptions {
+    /// A backend is made here and nowhere else: calls the method of `visitor` with it.
+    pub(super) fn with_backend<V: WithBackend>(&self, visitor: V) -> Result<V::Out, SessionError> {
+        match self.backend.resolve() {
+            BackendKind::Reference => visitor.run(Reference),
+            #[cfg(any(target_os = "macos", feature = "metal-standin"))]
+            BackendKind::Metal => visitor.run(crate::backend::metal::Metal::new(self.metal_plain)?),
+            #[cfg(not(any(target_os = "macos", feature = "metal-standin")))]
+            BackendKind::Metal => Err(SessionError::Backend(BackendError {
+                backend: "metal",
+                message:
+                    "this fs was built without it: Metal is there on a Mac, or with cargo's feature `metal-standin`; \
+                          run with --backend cpu"
+                        .into(),
+            })),
+            BackendKind::Cpu | BackendKind::Auto => visitor.run(self.cpu()),
+        }
+    }
+
     pub(super) fn cpu(&self) -> Cpu {
         Cpu::with_level(self.threads, self.simd.unwrap_or_else(Level::detect))
     }
+}
+
+/// What is done with a backend whose type is chosen at run time.
+pub(super) trait WithBackend {
+    /// What comes of it.
+    type Out;
+    /// Does it.
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Out, SessionError>;
 }
 
 /// How a session behaves.
@@ -147,6 +175,43 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
+/// Loads a model on a backend.
+struct Load<'a> {
+    config: Config,
+    checkpoint: &'a Checkpoint,
+}
+
+impl WithBackend for Load<'_> {
+    type Out = Arc<dyn Model>;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Arc<dyn Model>, SessionError> {
+        Ok(Arc::new(Qwen3::load(backend, self.config, self.checkpoint)?))
+    }
+}
+
+/// Compares a backend with the reference on some tokens.
+struct CompareOn<'a> {
+    engine: &'a Engine,
+    ids: &'a [u32],
+}
+
+impl WithBackend for CompareOn<'_> {
+    type Out = Vec<Record>;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Vec<Record>, SessionError> {
+        let Self { engine, ids } = self;
+        let backend = Compare::new(Reference, backend);
+        let model = Qwen3::load(backend, engine.config().clone(), &engine.inner.checkpoint)?;
+        let mut state = model.state(KvDType::F32);
+        // The prompt but for its last token, and then that one alone: prefill and decode take different paths.
+        let (prompt, last) = ids.split_at(ids.len() - 1);
+        for part in [prompt, last].into_iter().filter(|part| !part.is_empty()) {
+            model.append(&mut state, part, LogitsFor::Last, None)?;
+        }
+        Ok(model.backend().take_records())
+    }
+}
+
 struct Inner {
     name: String,
     model: Arc<dyn Model>,
@@ -165,10 +230,7 @@ impl Engine {
         if !report.is_ok() {
             return Err(SessionError::Mismatch { model: source.name().into(), report: report.to_string() });
         }
-        let model: Arc<dyn Model> = match options.backend {
-            BackendKind::Cpu => Arc::new(Qwen3::load(options.cpu(), config, &checkpoint)?),
-            BackendKind::Reference => Arc::new(Qwen3::load(Reference, config, &checkpoint)?),
-        };
+        let model = options.with_backend(Load { config, checkpoint: &checkpoint })?;
         let inner = Inner {
             name: source.name().into(),
             model,
@@ -249,11 +311,11 @@ impl Engine {
     /// What the linear layers round their input to, on the backend that `options` asks for.
     pub fn rounding(&self, options: &EngineOptions) -> Rounding {
         let some = |wanted: fn(DType) -> bool| self.inner.checkpoint.tensors().any(|tensor| wanted(tensor.dtype));
-        match options.backend {
-            BackendKind::Reference => Rounding::None,
+        match options.backend.resolve() {
+            BackendKind::Reference | BackendKind::Metal => Rounding::None,
             BackendKind::Cpu if some(DType::is_quantized) => Rounding::Int8,
             BackendKind::Cpu if some(|dtype| dtype == DType::BF16) && options.cpu().rounds_to_bf16() => Rounding::Bf16,
-            BackendKind::Cpu => Rounding::None,
+            BackendKind::Cpu | BackendKind::Auto => Rounding::None,
         }
     }
 
@@ -317,22 +379,8 @@ impl Engine {
     /// Runs `ids` on `kind` and on the reference backend side by side and returns the differences, operation by
     /// operation.
     pub fn compare_with_reference(&self, kind: &EngineOptions, ids: &[u32]) -> Result<Vec<Record>, SessionError> {
-        fn records<S: Backend>(engine: &Engine, subject: S, ids: &[u32]) -> Result<Vec<Record>, SessionError> {
-            let backend = Compare::new(Reference, subject);
-            let model = Qwen3::load(backend, engine.config().clone(), &engine.inner.checkpoint)?;
-            let mut state = model.state(KvDType::F32);
-            // The prompt but for its last token, and then that one alone: prefill and decode take different paths.
-            let (prompt, last) = ids.split_at(ids.len() - 1);
-            for part in [prompt, last].into_iter().filter(|part| !part.is_empty()) {
-                model.append(&mut state, part, LogitsFor::Last, None)?;
-            }
-            Ok(model.backend().take_records())
-        }
         self.check(ids, self.config().max_context())?;
-        match kind.backend {
-            BackendKind::Cpu => records(self, kind.cpu(), ids),
-            BackendKind::Reference => records(self, Reference, ids),
-        }
+        kind.with_backend(CompareOn { engine: self, ids })
     }
 }
 

@@ -1,9 +1,8 @@
 //! How strongly a text uses each column of each matrix; see [`crate::weights::quantize::Importance`].
 
-use super::engine::{Engine, EngineOptions, SessionError};
+use super::engine::{Engine, EngineOptions, SessionError, WithBackend};
+use crate::backend::Backend;
 use crate::backend::collect::Collect;
-use crate::backend::reference::Reference;
-use crate::backend::{Backend, BackendKind};
 use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::{LogitsFor, Qwen3};
 use crate::weights::gguf::names;
@@ -23,20 +22,24 @@ impl Engine {
     ) -> Result<BTreeMap<String, ColumnSums>, SessionError> {
         self.check(ids, usize::MAX)?;
         let chunk = chunk.clamp(1, self.config().max_context());
-        match options.backend {
-            BackendKind::Cpu => self.collect(options.cpu(), ids, chunk, progress),
-            BackendKind::Reference => self.collect(Reference, ids, chunk, progress),
-        }
+        options.with_backend(CollectOn { engine: self, ids, chunk, progress })
     }
+}
 
-    fn collect<B: Backend>(
-        &self,
-        backend: B,
-        ids: &[u32],
-        chunk: usize,
-        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<BTreeMap<String, ColumnSums>, SessionError> {
-        let model = Qwen3::load(Collect::new(backend), self.config().clone(), self.checkpoint())?;
+/// Watches the inputs of the matrices on a backend.
+struct CollectOn<'a> {
+    engine: &'a Engine,
+    ids: &'a [u32],
+    chunk: usize,
+    progress: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+}
+
+impl WithBackend for CollectOn<'_> {
+    type Out = BTreeMap<String, ColumnSums>;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Out, SessionError> {
+        let Self { engine, ids, chunk, progress } = self;
+        let model = Qwen3::load(Collect::new(backend), engine.config().clone(), engine.checkpoint())?;
         let mut state = model.state(KvDType::F16);
         for (i, part) in ids.chunks(chunk).enumerate() {
             if progress(i * chunk, ids.len()).is_break() {

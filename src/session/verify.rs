@@ -332,7 +332,7 @@ fn verify_greedy(
 pub fn contract(operation: &str, rounding: Rounding) -> f64 {
     match operation {
         "embed" | "copy_rows" => 0.0,
-        "linear" | "linear_qkv" | "linear_swiglu" => match rounding {
+        "linear" | "linear_qkv" | "linear_swiglu" | "linear_add" => match rounding {
             Rounding::None => 1e-6,
             Rounding::Bf16 => 1e-5,
             Rounding::Int8 => 5e-4,

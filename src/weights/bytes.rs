@@ -66,6 +66,16 @@ impl SharedBytes {
         }
     }
 
+    /// The addresses of the whole memory pages of a mapped file that this window lies in; `None` for other bytes. The last
+    /// page of a file is there in full, with zeros behind the file's end.
+    pub fn mapped_pages(&self) -> Option<Range<usize>> {
+        /// What pages measure on the systems whose GPUs take them as they are.
+        const PAGE: usize = if cfg!(target_os = "macos") { 16 << 10 } else { 4 << 10 };
+        let Owner::Mapped(_) = &self.owner else { return None };
+        let start = self.as_ptr().expose_provenance();
+        Some(start / PAGE * PAGE..(start + self.len()).next_multiple_of(PAGE))
+    }
+
     /// The window `range` of this window, sharing the same owner; `None` if it does not fit inside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         if range.start > range.end || range.end > self.range.len() {

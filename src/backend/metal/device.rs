@@ -1,0 +1,90 @@
+//! The GPU: whether there is one that this backend can use, and its memory.
+
+use super::objc::{
+    self, FAMILY_APPLE7, FAMILY_APPLE8, FAMILY_APPLE9, FAMILY_METAL3, FAMILY_METAL4, MTLCommandQueue, MTLDevice,
+    Object, STORAGE_PRIVATE, STORAGE_SHARED,
+};
+use super::stream::Memory;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A GPU and a queue of commands to it.
+pub(super) struct Device {
+    pub(super) object: Object<MTLDevice>,
+    pub(super) queue: Object<MTLCommandQueue>,
+    next_id: AtomicU64,
+}
+
+/// What `fs devices` says about a GPU.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct DeviceReport {
+    /// Its name.
+    pub name: String,
+    /// What Metal calls the sets of features that it has.
+    pub families: Vec<&'static str>,
+    /// Whether CPU and GPU share their memory.
+    pub unified_memory: bool,
+    /// Bytes that a program should keep in GPU memory at most.
+    pub recommended_working_set: u64,
+    /// Bytes of the largest buffer.
+    pub max_buffer_length: u64,
+}
+
+const FAMILIES: [(i64, &str); 5] = [
+    (FAMILY_APPLE7, "Apple7"),
+    (FAMILY_APPLE8, "Apple8"),
+    (FAMILY_APPLE9, "Apple9"),
+    (FAMILY_METAL3, "Metal3"),
+    (FAMILY_METAL4, "Metal4"),
+];
+
+impl Device {
+    /// The system's default device. Its GPU must be an M1's or a later one's, since the kernels use SIMD-group reductions and
+    /// 8x8 matrices of SIMD-groups, which Apple7 is the first to have.
+    pub(super) fn open() -> Result<Self, String> {
+        let object =
+            Object::<MTLDevice>::system_default().ok_or("this system has no Metal device; run with --backend cpu")?;
+        let name = objc::pool(|| object.name().map_or_else(String::new, |name| name.text()));
+        if !object.supports_family(FAMILY_APPLE7) {
+            return Err(format!(
+                "{name} does not support GPU family Apple7; an M1 or a later chip is needed, or --backend cpu"
+            ));
+        }
+        let queue = object.new_command_queue().ok_or_else(|| format!("{name} gave no command queue"))?;
+        Ok(Self { object, queue, next_id: AtomicU64::new(0) })
+    }
+
+    pub(super) fn report(&self) -> DeviceReport {
+        let object = &self.object;
+        DeviceReport {
+            name: objc::pool(|| object.name().map_or_else(String::new, |name| name.text())),
+            families: FAMILIES.iter().filter(|row| object.supports_family(row.0)).map(|row| row.1).collect(),
+            unified_memory: object.has_unified_memory(),
+            recommended_working_set: object.recommended_max_working_set_size(),
+            max_buffer_length: object.max_buffer_length(),
+        }
+    }
+
+    /// Memory that only kernels reach.
+    pub(super) fn private(&self, bytes: usize) -> Result<Memory, String> {
+        self.memory(bytes, STORAGE_PRIVATE)
+    }
+
+    /// Memory that the CPU reaches as well.
+    pub(super) fn shared(&self, bytes: usize) -> Result<Memory, String> {
+        self.memory(bytes, STORAGE_SHARED)
+    }
+
+    fn memory(&self, bytes: usize, options: u64) -> Result<Memory, String> {
+        let most = self.object.max_buffer_length();
+        // Metal ends the process at a buffer that is empty or too long.
+        if bytes as u64 > most {
+            return Err(format!("a buffer of {bytes} bytes; the longest that this device has is {most}"));
+        }
+        let buffer = objc::pool(|| self.object.new_buffer_with_length(bytes.max(4) as u64, options));
+        let buffer = buffer.ok_or_else(|| {
+            let used = self.object.current_allocated_size();
+            format!("no memory for a buffer of {bytes} bytes; {used} bytes are in use")
+        })?;
+        Ok(Memory { buffer, id: self.next_id.fetch_add(1, Ordering::Relaxed) })
+    }
+}

@@ -1,0 +1,487 @@
+//! The Metal backend: our own kernels (`metal/*.metal`), driven through the Objective-C runtime.
+//!
+//! Reading order: [`objc`] (messages to Metal), [`device`] (the GPU and its memory), [`library`] (from a source to a
+//! pipeline), [`stream`] (command buffers and barriers), [`weight`] and [`kv`] (what lies in GPU memory), and then this file
+//! with [`linear`] and [`attention`]: an encoder function for each operation.
+//!
+//! Nothing is computed when an operation's method returns: it has been encoded. [`Backend::read`], [`Backend::finish`] and
+//! [`Backend::argmax`] run what was encoded and wait. An operation cannot say that it failed; the next of those three does.
+
+mod attention;
+mod device;
+mod kv;
+mod library;
+mod linear;
+pub mod objc;
+mod stream;
+mod weight;
+
+pub use device::DeviceReport;
+pub use kv::MetalKvCache;
+pub use weight::MetalWeight;
+
+use super::{Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
+use crate::model::kv_cache::{KvDType, KvLayout, TILE};
+use crate::weights::Tensor;
+use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
+use device::Device;
+use library::{Kernel, Library};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::thread::ThreadId;
+use stream::{Arg, Grid, Memory, Stream};
+
+/// The Metal backend.
+pub struct Metal {
+    device: Device,
+    library: Library,
+    /// Run the plain kernels in place of the fused and the fast ones.
+    plain: bool,
+    /// One for each thread that encodes.
+    streams: Mutex<HashMap<ThreadId, Stream>>,
+    /// Where results lie for the CPU to read.
+    results: Mutex<Option<Memory>>,
+}
+
+/// f32 activations in GPU memory; `None` where there was no memory for them, which the next wait says.
+pub struct MetalBuffer(Option<Memory>);
+
+/// Values that a threadgroup looks through for the largest; the same number stands in `argmax.metal`.
+const ARGMAX_BLOCK: usize = 4096;
+
+/// The least positions that a cache has room for.
+const LEAST_CAPACITY: usize = 2 * TILE;
+
+impl Metal {
+    /// A backend on the system's default device. `plain` runs the plain kernels only: slower, and the oracle of the others.
+    pub fn new(plain: bool) -> Result<Self, BackendError> {
+        let device = Device::open().map_err(error)?;
+        let library = Library::new(device.object.clone());
+        Ok(Self { device, library, plain, streams: Mutex::default(), results: Mutex::default() })
+    }
+
+    /// What there is to know about the device.
+    pub fn report(&self) -> DeviceReport {
+        self.device.report()
+    }
+
+    /// This thread's stream, for as long as `body` runs.
+    fn stream<R>(&self, body: impl FnOnce(&mut Stream) -> R) -> R {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        body(streams.entry(std::thread::current().id()).or_default())
+    }
+
+    fn encode(&self, kernel: &Kernel, arguments: &[Arg<'_>], grid: Grid) {
+        self.stream(|stream| stream.dispatch(&self.device.queue, &self.library, kernel, arguments, grid));
+    }
+
+    /// [`encode`](Self::encode) a kernel of the operation's own file and name.
+    fn run(&self, operation: &Operation, arguments: &[Arg<'_>], grid: Grid) {
+        self.encode(&operation.0, arguments, grid);
+    }
+
+    fn fail(&self, message: String) {
+        self.stream(|stream| stream.fail(message));
+    }
+
+    /// `Ok` as it is; an error waits for the next [`Backend::read`].
+    fn noted<T>(&self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.fail(message)).ok()
+    }
+
+    /// Memory for results of so many bytes.
+    fn staging<'a>(&self, results: &'a mut Option<Memory>, bytes: usize) -> Result<&'a Memory, BackendError> {
+        if results.as_ref().is_some_and(|memory| memory.buffer.length() < bytes as u64) {
+            *results = None;
+        }
+        match results {
+            Some(memory) => Ok(memory),
+            none => Ok(none.insert(self.device.shared(bytes).map_err(error)?)),
+        }
+    }
+
+    /// Copies `rows` rows of `columns` 32-bit words; `from` and `to` are the first word and the words from row to row.
+    fn copy_words(&self, out: &Memory, x: Arg<'_>, rows: usize, columns: usize, from: [usize; 2], to: [usize; 2]) {
+        let [from, to] = [from, to].map(|pair| pair.map(|n| n as u32));
+        let shape = CopyShape { columns: columns as u32, from, to };
+        let kernel = if matches!(x, Arg::Bytes(_)) { &COPY_BYTES } else { &COPY_ROWS };
+        let grid = Grid::groups(columns.div_ceil(256), rows, 256);
+        self.run(kernel, &[Arg::Bytes(bytes_of(&shape)), x, Arg::Out(out)], grid);
+    }
+}
+
+/// A kernel that exists once.
+struct Operation(Kernel);
+
+impl Operation {
+    const fn new(file: &'static str, name: &'static str) -> Self {
+        Self(Kernel::new(file, name))
+    }
+}
+
+static ADD: Operation = Operation::new("add.metal", "add");
+static ADD_BIAS: Operation = Operation::new("add.metal", "add_bias");
+static ARGMAX_BLOCKS: Operation = Operation::new("argmax.metal", "argmax_blocks");
+static ARGMAX_REST: Operation = Operation::new("argmax.metal", "argmax_rest");
+static COPY_ROWS: Operation = Operation::new("copy_rows.metal", "copy_rows");
+static COPY_BYTES: Operation = Operation::new("copy_rows.metal", "copy_bytes");
+static RMS_NORM: Operation = Operation::new("rms_norm.metal", "rms_norm");
+static ROPE: Operation = Operation::new("rope.metal", "rope");
+static SWIGLU: Operation = Operation::new("swiglu.metal", "swiglu");
+
+fn error(message: String) -> BackendError {
+    BackendError { backend: "metal", message }
+}
+
+impl MetalBuffer {
+    /// The memory; an operation on a buffer that has none is left out, and the failure that it has none is known.
+    fn memory(&self) -> Option<&Memory> {
+        self.0.as_ref()
+    }
+}
+
+/// Binds the memory of buffers to names, or leaves the operation out.
+macro_rules! memory {
+    ($($buffer:ident),*) => {
+        let ($(Some($buffer),)*) = ($($buffer.memory(),)*) else { return };
+    };
+}
+pub(self) use memory;
+
+// The kernels' parameters, at buffer index 0; `metal/` declares each under the same name, with the same fields.
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct CopyShape {
+    columns: u32,
+    from: [u32; 2],
+    to: [u32; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct EmbedShape {
+    columns: u32,
+    row_bytes: u32,
+    first: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct NormShape {
+    columns: u32,
+    eps: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct RopeShape {
+    heads: u32,
+    head_dim: u32,
+    pairs: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct StoreShape {
+    tokens: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    start: u32,
+    capacity: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct NormRopeStoreShape {
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    start: u32,
+    capacity: u32,
+    eps: f32,
+}
+
+/// A kernel's name with the cache's element type: `store_kv_f16`.
+macro_rules! by_kv_dtype {
+    ($file:literal, $name:literal, $dtype:expr) => {
+        Kernel::new(
+            $file,
+            match $dtype {
+                KvDType::F16 => concat!($name, "_f16"),
+                KvDType::F32 => concat!($name, "_f32"),
+                KvDType::Q8 => concat!($name, "_q8"),
+            },
+        )
+    };
+}
+pub(self) use by_kv_dtype;
+
+impl Backend for Metal {
+    type Weight = MetalWeight;
+    type Buffer = MetalBuffer;
+    type KvCache = MetalKvCache;
+
+    fn info(&self) -> BackendInfo {
+        BackendInfo { name: "metal", device: self.device.report().name, threads: 1 }
+    }
+
+    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
+        let most = self.device.object.recommended_max_working_set_size();
+        if most == 0 || bytes <= most {
+            return Ok(());
+        }
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        Err(error(format!(
+            "the weights take {:.2} GB, and {} wants at most {:.2} GB in use; quantize the model to fewer bits (`fs quantize \
+             --type q8_0` makes {:.2} GB of 16-bit weights, q4_k_m about {:.2} GB), or run with --backend cpu",
+            gb(bytes),
+            self.device.report().name,
+            gb(most),
+            gb(bytes) * 8.5 / 16.0,
+            gb(bytes) * 4.9 / 16.0,
+        )))
+    }
+
+    fn load(&self, tensor: &Tensor) -> Result<MetalWeight, BackendError> {
+        MetalWeight::new(&self.device, tensor).map_err(error)
+    }
+
+    fn buffer(&self, len: usize) -> MetalBuffer {
+        MetalBuffer(self.noted(self.device.private(len * size_of::<f32>())))
+    }
+
+    fn write(&self, buffer: &mut MetalBuffer, values: &[f32]) {
+        memory!(buffer);
+        let bytes: &[u8] = cast_slice(values);
+        if bytes.is_empty() {
+            return;
+        }
+        // The GPU may still have to read what the buffer held before, so the values wait their turn as everything else.
+        if bytes.len() <= objc::MAX_BYTES {
+            return self.copy_words(buffer, Arg::Bytes(bytes), 1, values.len(), [0; 2], [0; 2]);
+        }
+        let staged = self.device.object.buffer_of(bytes);
+        let staged = staged.ok_or_else(|| format!("no memory for {} bytes on their way to the GPU", bytes.len()));
+        if let Some(staged) = self.noted(staged) {
+            self.copy_words(buffer, Arg::Constant(&staged, 0), 1, values.len(), [0; 2], [0; 2]);
+        }
+    }
+
+    fn read(&self, buffer: &MetalBuffer, len: usize) -> Result<Vec<f32>, BackendError> {
+        let mut values = vec![0.0; len];
+        if let (Some(memory), true) = (buffer.memory(), len > 0) {
+            // One result at a time lies there.
+            let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+            let staged = self.staging(&mut results, len * size_of::<f32>())?;
+            self.copy_words(staged, Arg::In(memory), 1, len, [0; 2], [0; 2]);
+            self.finish()?;
+            staged.buffer.copy_to(bytemuck::cast_slice_mut(&mut values));
+        } else {
+            self.finish()?;
+        }
+        Ok(values)
+    }
+
+    fn finish(&self) -> Result<(), BackendError> {
+        self.stream(|stream| stream.finish()).map_err(error)
+    }
+
+    fn counters(&self) -> Option<Counters> {
+        Some(self.stream(|stream| stream.counters))
+    }
+
+    fn argmax(&self, buffer: &MetalBuffer, len: usize) -> Result<(u32, f32), BackendError> {
+        let Some(memory) = buffer.memory() else { return self.finish().map(|()| (0, f32::NAN)) };
+        // Each threadgroup looks through a block; one more looks through their answers.
+        let blocks = len.div_ceil(ARGMAX_BLOCK);
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let staged = self.staging(&mut results, (blocks + 1) * 2 * size_of::<u32>())?;
+        let shape = [len as u32, blocks as u32];
+        let arguments = [Arg::Bytes(cast_slice(&shape)), Arg::In(memory), Arg::Out(staged)];
+        self.run(&ARGMAX_BLOCKS, &arguments, Grid::groups(blocks, 1, 256));
+        self.run(&ARGMAX_REST, &[Arg::Bytes(cast_slice(&shape)), Arg::Out(staged)], Grid::groups(1, 1, 256));
+        self.finish()?;
+        let mut answer = [0u32; 2];
+        staged.buffer.copy_to(bytemuck::cast_slice_mut(&mut answer));
+        Ok((answer[0], f32::from_bits(answer[1])))
+    }
+
+    fn kv_cache(&self, layout: KvLayout) -> MetalKvCache {
+        MetalKvCache::new(layout)
+    }
+
+    fn reserve_kv(&self, cache: &mut MetalKvCache, positions: usize) {
+        if positions <= cache.capacity {
+            return;
+        }
+        let (old, new) = (cache.capacity, positions.max(2 * cache.capacity).next_multiple_of(LEAST_CAPACITY));
+        let memory = || self.device.private(cache.bytes(new));
+        let layers = (0..cache.layout.layers).map(|_| Ok([memory()?, memory()?])).collect::<Result<Vec<_>, String>>();
+        let Some(layers) = self.noted(layers) else { return };
+        for (from, to) in cache.layers.iter().flatten().zip(layers.iter().flatten()) {
+            for ((from_start, row), (to_start, _)) in cache.planes(old).into_iter().zip(cache.planes(new)) {
+                // Positions of a head stand together: one long row a head.
+                let [from_start, to_start, old, new] = [from_start, to_start, old * row, new * row].map(|n| n / 4);
+                self.copy_words(to, Arg::In(from), cache.layout.kv_heads, old, [from_start, old], [to_start, new]);
+            }
+        }
+        (cache.capacity, cache.layers) = (new, layers);
+    }
+
+    fn embed(&self, out: &mut MetalBuffer, table: &MetalWeight, ids: &[u32]) {
+        memory!(out);
+        // As many ids as fit into one argument.
+        let most = objc::MAX_BYTES / size_of::<u32>();
+        for (first, ids) in (0..).step_by(most).zip(ids.chunks(most)) {
+            let shape = EmbedShape { columns: table.columns as u32, row_bytes: table.row_bytes() as u32, first };
+            self.encode(
+                &linear::by_dtype!("embed.metal", "embed", table.dtype),
+                &[Arg::Bytes(bytes_of(&shape)), Arg::Bytes(cast_slice(ids)), table.arg(), Arg::Out(out)],
+                Grid::groups(table.columns.div_ceil(256), ids.len(), 256),
+            );
+        }
+    }
+
+    fn rms_norm(&self, out: &mut MetalBuffer, x: &MetalBuffer, weight: &MetalWeight, eps: f32, rows: usize) {
+        memory!(out, x);
+        let shape = NormShape { columns: weight.columns as u32, eps };
+        let arguments = [Arg::Bytes(bytes_of(&shape)), Arg::In(x), weight.arg(), Arg::Out(out)];
+        self.run(&RMS_NORM, &arguments, Grid::groups(rows, 1, 256));
+    }
+
+    fn head_norm(&self, x: &mut MetalBuffer, weight: &MetalWeight, eps: f32, rows: usize) {
+        memory!(x);
+        let shape = NormShape { columns: weight.columns as u32, eps };
+        // A threadgroup reads its whole row before it writes the first value.
+        let arguments = [Arg::Bytes(bytes_of(&shape)), Arg::In(x), weight.arg(), Arg::Out(x)];
+        self.run(&RMS_NORM, &arguments, Grid::groups(rows, 1, 256));
+    }
+
+    fn linear(&self, out: &mut MetalBuffer, x: &MetalBuffer, weight: &MetalWeight, rows: usize) {
+        linear::linear(self, out, x, weight, rows);
+    }
+
+    fn linear_qkv(&self, out: [&mut MetalBuffer; 3], x: &MetalBuffer, weights: [&MetalWeight; 3], rows: usize) {
+        match self.plain {
+            true => plain::linear_qkv(self, out, x, weights, rows),
+            false => linear::linear_qkv(self, out, x, weights, rows),
+        }
+    }
+
+    fn linear_swiglu(
+        &self,
+        gate: &mut MetalBuffer,
+        up: &mut MetalBuffer,
+        x: &MetalBuffer,
+        weights: [&MetalWeight; 2],
+        rows: usize,
+        intermediate: usize,
+    ) {
+        match self.plain {
+            true => plain::linear_swiglu(self, gate, up, x, weights, rows, intermediate),
+            false => linear::linear_swiglu(self, gate, up, x, weights, rows, intermediate),
+        }
+    }
+
+    fn linear_add(
+        &self,
+        x: &mut MetalBuffer,
+        scratch: &mut MetalBuffer,
+        y: &MetalBuffer,
+        weight: &MetalWeight,
+        rows: usize,
+        features: usize,
+    ) {
+        match self.plain {
+            true => plain::linear_add(self, x, scratch, y, weight, rows, features),
+            false => linear::linear_add(self, x, scratch, y, weight, rows, features),
+        }
+    }
+
+    fn add_bias(&self, x: &mut MetalBuffer, bias: &MetalWeight, rows: usize) {
+        memory!(x);
+        let len = [(rows * bias.columns) as u32, bias.columns as u32];
+        let arguments = [Arg::Bytes(bytes_of(&len)), Arg::Out(x), bias.arg()];
+        self.run(&ADD_BIAS, &arguments, Grid::threads(rows * bias.columns));
+    }
+
+    fn rope(&self, x: &mut MetalBuffer, cos_sin: &MetalBuffer, tokens: usize, heads: usize, head_dim: usize) {
+        memory!(x, cos_sin);
+        let pairs = tokens * heads * head_dim / 2;
+        let shape = RopeShape { heads: heads as u32, head_dim: head_dim as u32, pairs: pairs as u32 };
+        self.run(&ROPE, &[Arg::Bytes(bytes_of(&shape)), Arg::Out(x), Arg::In(cos_sin)], Grid::threads(pairs));
+    }
+
+    fn store_kv(&self, cache: &mut MetalKvCache, k: &MetalBuffer, v: &MetalBuffer, at: CachePosition) {
+        let KvLayout { kv_heads, head_dim, dtype, .. } = cache.layout;
+        for (x, memory) in [k, v].into_iter().zip(cache.layers.get(at.layer).into_iter().flatten()) {
+            memory!(x);
+            let [tokens, kv_heads_, head_dim_] = [at.tokens, kv_heads, head_dim].map(|n| n as u32);
+            let [start, capacity] = [at.start, cache.capacity].map(|n| n as u32);
+            let shape = StoreShape { tokens, kv_heads: kv_heads_, head_dim: head_dim_, start, capacity };
+            self.encode(
+                &by_kv_dtype!("store_kv.metal", "store_kv", dtype),
+                &[Arg::Bytes(bytes_of(&shape)), Arg::In(x), Arg::Out(memory)],
+                Grid::groups(kv_heads, at.tokens, 32),
+            );
+        }
+    }
+
+    fn norm_rope_store(
+        &self,
+        [q, k, v]: [&mut MetalBuffer; 3],
+        norms: [&MetalWeight; 2],
+        eps: f32,
+        cos_sin: &MetalBuffer,
+        cache: &mut MetalKvCache,
+        heads: Heads,
+        at: CachePosition,
+    ) {
+        // The fused kernel keeps a pair's two halves in one lane, and a block of q8 in one row of lanes.
+        if self.plain || (cache.layout.dtype == KvDType::Q8 && !heads.head_dim.is_multiple_of(2 * TILE)) {
+            return plain::norm_rope_store(self, [q, k, v], norms, eps, cos_sin, cache, heads, at);
+        }
+        memory!(q, k, v, cos_sin);
+        let Some([keys, values]) = cache.layers.get(at.layer) else { return };
+        let Heads { heads, kv_heads, head_dim } = heads;
+        let groups = heads + 2 * kv_heads;
+        let [heads, kv_heads, head_dim] = [heads, kv_heads, head_dim].map(|n| n as u32);
+        let [start, capacity] = [at.start, cache.capacity].map(|n| n as u32);
+        let shape = NormRopeStoreShape { heads, kv_heads, head_dim, start, capacity, eps };
+        self.encode(
+            &by_kv_dtype!("norm_rope_store.metal", "norm_rope_store", cache.layout.dtype),
+            &[
+                Arg::Bytes(bytes_of(&shape)),
+                Arg::Out(q),
+                Arg::In(k),
+                Arg::In(v),
+                norms[0].arg(),
+                norms[1].arg(),
+                Arg::In(cos_sin),
+                Arg::Out(keys),
+                Arg::Out(values),
+            ],
+            Grid::groups(groups, at.tokens, 32),
+        );
+    }
+
+    fn attention(&self, out: &mut MetalBuffer, q: &MetalBuffer, cache: &MetalKvCache, heads: Heads, at: CachePosition) {
+        attention::attention(self, out, q, cache, heads, at);
+    }
+
+    fn swiglu(&self, gate: &mut MetalBuffer, up: &MetalBuffer, len: usize) {
+        memory!(gate, up);
+        self.run(&SWIGLU, &[Arg::Bytes(&(len as u32).to_le_bytes()), Arg::Out(gate), Arg::In(up)], Grid::threads(len));
+    }
+
+    fn add(&self, x: &mut MetalBuffer, y: &MetalBuffer, len: usize) {
+        memory!(x, y);
+        self.run(&ADD, &[Arg::Bytes(&(len as u32).to_le_bytes()), Arg::Out(x), Arg::In(y)], Grid::threads(len));
+    }
+
+    fn copy_rows(&self, out: &mut MetalBuffer, x: &MetalBuffer, first: usize, rows: usize, columns: usize) {
+        memory!(out, x);
+        self.copy_words(out, Arg::In(x), rows, columns, [first * columns, columns], [0, columns]);
+    }
+}

@@ -1,0 +1,78 @@
+//! The fused operations in terms of the plain ones: what a backend runs that does not fuse them, and what those that do are
+//! checked against.
+
+use super::{Backend, CachePosition, Heads};
+
+/// [`Backend::linear_qkv`] as three layers.
+pub fn linear_qkv<B: Backend + ?Sized>(
+    b: &B,
+    out: [&mut B::Buffer; 3],
+    x: &B::Buffer,
+    weights: [&B::Weight; 3],
+    rows: usize,
+) {
+    for (out, weight) in out.into_iter().zip(weights) {
+        b.linear(out, x, weight, rows);
+    }
+}
+
+/// [`Backend::norm_rope_store`] as five steps.
+pub fn norm_rope_store<B: Backend + ?Sized>(
+    b: &B,
+    [q, k, v]: [&mut B::Buffer; 3],
+    [q_norm, k_norm]: [&B::Weight; 2],
+    eps: f32,
+    cos_sin: &B::Buffer,
+    cache: &mut B::KvCache,
+    heads: Heads,
+    at: CachePosition,
+) {
+    b.head_norm(q, q_norm, eps, at.tokens * heads.heads);
+    b.head_norm(k, k_norm, eps, at.tokens * heads.kv_heads);
+    b.rope(q, cos_sin, at.tokens, heads.heads, heads.head_dim);
+    b.rope(k, cos_sin, at.tokens, heads.kv_heads, heads.head_dim);
+    b.store_kv(cache, k, v, at);
+}
+
+/// [`Backend::linear_swiglu`] as two layers and their product.
+pub fn linear_swiglu<B: Backend + ?Sized>(
+    b: &B,
+    gate: &mut B::Buffer,
+    up: &mut B::Buffer,
+    x: &B::Buffer,
+    [gate_weight, up_weight]: [&B::Weight; 2],
+    rows: usize,
+    intermediate: usize,
+) {
+    b.linear(gate, x, gate_weight, rows);
+    b.linear(up, x, up_weight, rows);
+    b.swiglu(gate, up, rows * intermediate);
+}
+
+/// [`Backend::linear_add`] as a layer and a sum.
+pub fn linear_add<B: Backend + ?Sized>(
+    b: &B,
+    x: &mut B::Buffer,
+    scratch: &mut B::Buffer,
+    y: &B::Buffer,
+    weight: &B::Weight,
+    rows: usize,
+    features: usize,
+) {
+    b.linear(scratch, y, weight, rows);
+    b.add(x, scratch, rows * features);
+}
+
+/// [`Backend::argmax`] of values in host memory, of which there are some.
+pub fn argmax(values: &[f32]) -> (u32, f32) {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, &value) in (0..).zip(values) {
+        if value.is_nan() {
+            return (i, value);
+        }
+        if value > best.1 {
+            best = (i, value);
+        }
+    }
+    best
+}
