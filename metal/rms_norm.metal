@@ -1,0 +1,51 @@
+// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.
+//
+//   x, out: [rows, columns], weight: [columns]; x and out may be the same buffer
+//   a threadgroup: one row; 256 threads, 8 SIMD-groups
+//
+// Each thread adds up the squares of every 256th value; a SIMD-group's 32 sums become one in registers (`simd_sum`), the eight
+// sums of the SIMD-groups become one in threadgroup memory, between two barriers. Then each thread writes the values that it
+// has read, which are still in the cache. A row of 1,024 floats is 8 KB in and out: the whole kernel is waiting, not work, and
+// one threadgroup a row waits least. In place is safe: a thread writes only what it alone has read, after all sums are there.
+
+#include <metal_stdlib>
+using namespace metal;
+
+struct NormShape {
+    uint columns;
+    float eps;
+};
+
+kernel void rms_norm(
+    constant NormShape &shape [[buffer(0)]],
+    device const float *x [[buffer(1)]],
+    device const float *weight [[buffer(2)]],
+    device float *out [[buffer(3)]],
+    uint row [[threadgroup_position_in_grid]],
+    uint thread [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint group [[simdgroup_index_in_threadgroup]])
+{
+    threadgroup float sums[8];
+    device const float *in = x + ulong(row) * shape.columns;
+    device float *result = out + ulong(row) * shape.columns;
+
+    float sum = 0.0f;
+    for (uint i = thread; i < shape.columns; i += 256) {
+        sum = fma(in[i], in[i], sum);
+    }
+    sum = simd_sum(sum);
+    if (lane == 0) {
+        sums[group] = sum;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    float total = 0.0f;
+    for (uint i = 0; i < 8; i++) {
+        total += sums[i];
+    }
+
+    float scale = 1.0f / sqrt(total / float(shape.columns) + shape.eps);
+    for (uint i = thread; i < shape.columns; i += 256) {
+        result[i] = in[i] * scale * weight[i];
+    }
+}

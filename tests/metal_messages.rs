@@ -50,11 +50,15 @@ impl Headers {
             let packages = metadata["packages"].as_array().expect("a list");
             let package = packages.iter().find(|package| package["name"] == wanted).expect("it is in Cargo.toml");
             let manifest = PathBuf::from(package["manifest_path"].as_str().expect("a path"));
-            for entry in std::fs::read_dir(manifest.with_file_name("src").join("generated")).expect("its sources") {
+            let source = manifest.with_file_name("src");
+            for entry in std::fs::read_dir(source.join("generated")).expect("its sources") {
                 headers.scan(&std::fs::read_to_string(entry.unwrap().path()).expect("a source file"));
             }
+            if let Ok(by_hand) = std::fs::read_to_string(source.join("resource.rs")) {
+                headers.scan(&by_hand);
+            }
         }
-        // Written by hand in that crate.
+        // What C macros say is written by hand in those crates.
         headers.underlying.insert("CFTimeInterval".into(), "c_double".into());
         headers
     }
