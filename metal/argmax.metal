@@ -57,18 +57,18 @@ kernel void argmax_blocks(
     device const float *x [[buffer(1)]],
     device uint *found [[buffer(2)]],
     uint block [[threadgroup_position_in_grid]],
-    uint thread [[thread_index_in_threadgroup]],
+    uint index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]])
 {
     threadgroup Best bests[8];
     Best best = {0, 0xffffffffu};
     uint end = min((block + 1) * 4096, shape.len);
-    for (uint i = block * 4096 + thread; i < end; i += 256) {
+    for (uint i = block * 4096 + index; i < end; i += 256) {
         best = better(best, Best{order_of(x[i]), i});
     }
     best = best_of_threadgroup(best, bests, lane, group);
-    if (thread == 0) {
+    if (index == 0) {
         found[2 + 2 * block] = best.index;
         found[3 + 2 * block] = as_type<uint>(x[best.index]);
     }
@@ -77,17 +77,17 @@ kernel void argmax_blocks(
 kernel void argmax_rest(
     constant ArgmaxShape &shape [[buffer(0)]],
     device uint *found [[buffer(1)]],
-    uint thread [[thread_index_in_threadgroup]],
+    uint index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]])
 {
     threadgroup Best bests[8];
     Best best = {0, 0xffffffffu};
-    for (uint i = thread; i < shape.blocks; i += 256) {
+    for (uint i = index; i < shape.blocks; i += 256) {
         best = better(best, Best{order_of(as_type<float>(found[3 + 2 * i])), found[2 + 2 * i]});
     }
     best = best_of_threadgroup(best, bests, lane, group);
-    if (thread == 0) {
+    if (index == 0) {
         // Its block has the value.
         uint block = best.index / 4096;
         found[0] = best.index;

@@ -22,7 +22,7 @@ kernel void rms_norm(
     device const float *weight [[buffer(2)]],
     device float *out [[buffer(3)]],
     uint row [[threadgroup_position_in_grid]],
-    uint thread [[thread_index_in_threadgroup]],
+    uint index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]])
 {
@@ -31,7 +31,7 @@ kernel void rms_norm(
     device float *result = out + ulong(row) * shape.columns;
 
     float sum = 0.0f;
-    for (uint i = thread; i < shape.columns; i += 256) {
+    for (uint i = index; i < shape.columns; i += 256) {
         sum = fma(in[i], in[i], sum);
     }
     sum = simd_sum(sum);
@@ -45,7 +45,7 @@ kernel void rms_norm(
     }
 
     float scale = 1.0f / sqrt(total / float(shape.columns) + shape.eps);
-    for (uint i = thread; i < shape.columns; i += 256) {
+    for (uint i = index; i < shape.columns; i += 256) {
         result[i] = in[i] * scale * weight[i];
     }
 }

@@ -168,6 +168,12 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// Writes a trace of what the device does from now on to a file, for the vendor's tools, until the backend is dropped.
+    fn capture(&self, _path: &std::path::Path) -> Result<(), BackendError> {
+        let message = "only the metal backend on macOS writes GPU traces".into();
+        Err(BackendError { backend: self.info().name, message })
+    }
+
     /// The index of the largest of the first `len` values, and that value. The first of equal ones wins; NaN counts as the
     /// largest, so that it is seen.
     fn argmax(&self, buffer: &Self::Buffer, len: usize) -> Result<(u32, f32), BackendError> {

@@ -65,14 +65,36 @@ pub fn linear_add<B: Backend + ?Sized>(
 
 /// [`Backend::argmax`] of values in host memory, of which there are some.
 pub fn argmax(values: &[f32]) -> (u32, f32) {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, &value) in (0..).zip(values) {
-        if value.is_nan() {
-            return (i, value);
+    // Block by block, so that only the best block has to be searched for the place of its largest.
+    const BLOCK: usize = 1024;
+    let (mut start, mut max) = (0, f32::NEG_INFINITY);
+    for (i, block) in values.chunks(BLOCK).enumerate() {
+        let (block_max, has_nan) = max_and_nan(block);
+        if has_nan {
+            let at = block.iter().position(|v| v.is_nan()).unwrap_or(0);
+            return ((i * BLOCK + at) as u32, f32::NAN);
         }
-        if value > best.1 {
-            best = (i, value);
+        if block_max > max {
+            (start, max) = (i * BLOCK, block_max);
         }
     }
-    best
+    ((start + values[start..].iter().position(|v| *v == max).unwrap_or(0)) as u32, max)
+}
+
+/// The largest value, and whether there is a NaN. NaN compares false with everything, so it is known by its bits: all
+/// exponent bits set, and some below them.
+pub(crate) fn max_and_nan(values: &[f32]) -> (f32, bool) {
+    // Lanes without branches let the compiler use vector instructions.
+    const LANES: usize = 16;
+    let nan_bits = |v: f32| u32::from(v.to_bits() & 0x7fff_ffff > 0x7f80_0000);
+    let (mut best, mut nan) = ([f32::NEG_INFINITY; LANES], [0; LANES]);
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
+            nan[lane] |= nan_bits(chunk[lane]);
+        }
+    }
+    let max = best.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    (max, nan != [0; LANES] || rest.iter().any(|v| v.is_nan()))
 }

@@ -69,8 +69,29 @@ pub enum LogitsFor {
     Last,
     /// Every token's: `[tokens, vocab]`.
     All,
+    /// The last token's largest alone, which is all that greedy decoding looks at.
+    Best,
     /// Nobody's: the tokens only fill the cache.
     None,
+}
+
+/// What a forward pass gives, as [`LogitsFor`] asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Row-major; empty where nobody's were wanted.
+    Logits(Vec<f32>),
+    /// The token with the largest logit and that logit; see [`Backend::argmax`].
+    Best(u32, f32),
+}
+
+impl Output {
+    /// The logits.
+    pub fn logits(self) -> Vec<f32> {
+        match self {
+            Self::Logits(logits) => logits,
+            Self::Best(..) => Vec::new(),
+        }
+    }
 }
 
 /// A model on a backend: immutable, shared by all timelines.
@@ -107,7 +128,7 @@ struct Buffers<B: Backend> {
 
 /// The forward pass: `ids` at positions `start..start + ids.len()`, whose keys and values it adds to `cache`.
 ///
-/// Returns the logits that `wanted` names, row-major; the cache must have room.
+/// Returns what `wanted` names; the cache must have room.
 fn forward<B: Backend>(
     Qwen3 { backend: b, config: c, weights, rope }: &Qwen3<B>,
     Buffers { x, h, cos_sin, q, k, v, mixed, gate, up, logits, .. }: &mut Buffers<B>,
@@ -116,7 +137,7 @@ fn forward<B: Backend>(
     ids: &[u32],
     wanted: LogitsFor,
     mut probe: Option<Probe<'_>>,
-) -> Result<Vec<f32>, BackendError> {
+) -> Result<Output, BackendError> {
     let (n, hidden, eps) = (ids.len(), c.hidden_size, c.rms_norm_eps);
     let heads = Heads { heads: c.num_attention_heads, kv_heads: c.num_key_value_heads, head_dim: c.head_dim };
     let mut look = |at, buffer: &B::Buffer, len| match &mut probe {
@@ -158,8 +179,8 @@ fn forward<B: Backend>(
     // Only the rows that are asked for go through the head: it is a quarter of a small model's arithmetic.
     let rows = match wanted {
         // What is in the cache is there, or the caller hears that it is not.
-        LogitsFor::None => return b.finish().map(|()| Vec::new()),
-        LogitsFor::Last => 1,
+        LogitsFor::None => return b.finish().map(|()| Output::Logits(Vec::new())),
+        LogitsFor::Last | LogitsFor::Best => 1,
         LogitsFor::All => n,
     };
     b.copy_rows(h, x, n - rows, rows, hidden);
@@ -170,7 +191,10 @@ fn forward<B: Backend>(
     let logits = many.as_mut().unwrap_or(logits);
     b.linear(logits, x, head, rows); //                                    [rows, vocab]
     look(Stage::Logits, logits, rows * c.vocab_size)?;
-    b.read(logits, rows * c.vocab_size)
+    match wanted {
+        LogitsFor::Best => b.argmax(logits, c.vocab_size).map(|(id, logit)| Output::Best(id, logit)),
+        _ => b.read(logits, rows * c.vocab_size).map(Output::Logits),
+    }
 }
 
 impl<B: Backend> Qwen3<B> {
@@ -239,7 +263,7 @@ impl<B: Backend> Qwen3<B> {
         State { cache: self.backend.kv_cache(layout), len: 0, buffers: None, token_layers: 0 }
     }
 
-    /// Appends `ids` to the sequence and returns the logits that `wanted` names. `ids` are inside the vocabulary and
+    /// Appends `ids` to the sequence and returns what `wanted` names. `ids` are inside the vocabulary and
     /// not empty; the caller has checked.
     pub fn append(
         &self,
@@ -247,7 +271,7 @@ impl<B: Backend> Qwen3<B> {
         ids: &[u32],
         wanted: LogitsFor,
         probe: Option<Probe<'_>>,
-    ) -> Result<Vec<f32>, BackendError> {
+    ) -> Result<Output, BackendError> {
         assert!(!ids.is_empty());
         self.backend.reserve_kv(&mut state.cache, state.len + ids.len());
         let buffers = match &mut state.buffers {
@@ -259,10 +283,10 @@ impl<B: Backend> Qwen3<B> {
             // Perhaps there was no memory for them; the tokens before are in the cache and stay there.
             state.buffers = None;
         }
-        let logits = result?;
+        let output = result?;
         state.len += ids.len();
         state.token_layers += (ids.len() * self.config.num_hidden_layers) as u64;
-        Ok(logits)
+        Ok(output)
     }
 
     fn buffers(&self, tokens: usize) -> Buffers<B> {

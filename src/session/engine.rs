@@ -4,14 +4,15 @@ use crate::backend::compare::{Compare, Record};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::Level;
 use crate::backend::reference::Reference;
-use crate::backend::{Backend, BackendError, BackendInfo, BackendKind, Peak};
+use crate::backend::{Backend, BackendError, BackendInfo, BackendKind, Counters, Peak, plain};
 use crate::model::expected;
 use crate::model::kv_cache::{KvDType, KvLayout};
-use crate::model::qwen3::{LogitsFor, Probe, Qwen3, State};
+use crate::model::qwen3::{LogitsFor, Output, Probe, Qwen3, State};
 use crate::session::verify::Rounding;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::weights::{Checkpoint, Config, DType, GenerationConfig, ModelSource, SourceError, WeightsError};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What can go wrong between a model and its text.
@@ -294,6 +295,16 @@ impl Engine {
         self.inner.model.peak_ops()
     }
 
+    /// What this thread has given the device to do so far; `None` on a backend that has no device.
+    pub fn counters(&self) -> Option<Counters> {
+        self.inner.model.counters()
+    }
+
+    /// Writes a trace of everything that the GPU does from now on to `path`, until the engine is dropped.
+    pub fn capture(&self, path: &Path) -> Result<(), SessionError> {
+        Ok(self.inner.model.capture(path)?)
+    }
+
     /// The weights as they lie in their files.
     pub(super) fn checkpoint(&self) -> &Checkpoint {
         &self.inner.checkpoint
@@ -443,11 +454,34 @@ impl Session {
         tokens: &[u32],
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<&[f32], SessionError> {
+        if self.tokens != tokens || self.logits.is_empty() {
+            self.advance(tokens, LogitsFor::Last, progress)?;
+        }
+        Ok(&self.logits)
+    }
+
+    /// [`evaluate`](Self::evaluate), but returns only the token with the largest logit, and that logit: a GPU then finds it,
+    /// and nothing else has to leave it. NaN counts as the largest; of equal ones, the first wins.
+    pub fn evaluate_best(&mut self, tokens: &[u32]) -> Result<(u32, f32), SessionError> {
+        if self.tokens == tokens && !self.logits.is_empty() {
+            return Ok(plain::argmax(&self.logits));
+        }
+        match self.advance(tokens, LogitsFor::Best, &mut |_, _| ControlFlow::Continue(()))? {
+            Some(best) => Ok(best),
+            None => Ok(plain::argmax(&self.logits)),
+        }
+    }
+
+    /// Makes `tokens` true and computes what is wanted of the last one; the answer to [`LogitsFor::Best`] is returned.
+    fn advance(
+        &mut self,
+        tokens: &[u32],
+        last_wanted: LogitsFor,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<(u32, f32)>, SessionError> {
         self.engine.check(tokens, self.context())?;
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        if common == tokens.len() && common == self.tokens.len() && !self.logits.is_empty() {
-            return Ok(&self.logits);
-        }
+        let mut best = None;
         // The logits of the last token are wanted, so at least that one is computed again.
         let mut done = common.min(tokens.len() - 1);
         self.tokens.truncate(done);
@@ -459,12 +493,15 @@ impl Session {
             }
             let chunk = &tokens[done..tokens.len().min(done + self.options.chunk)];
             let last = done + chunk.len() == tokens.len();
-            let wanted = if last { LogitsFor::Last } else { LogitsFor::None };
-            self.logits = self.timeline.append(chunk, wanted, None)?;
+            let wanted = if last { last_wanted } else { LogitsFor::None };
+            match self.timeline.append(chunk, wanted, None)? {
+                Output::Logits(logits) => self.logits = logits,
+                Output::Best(id, logit) => best = Some((id, logit)),
+            }
             self.tokens.extend_from_slice(chunk);
             done += chunk.len();
         }
-        Ok(&self.logits)
+        Ok(best)
     }
 
     /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.
@@ -484,7 +521,7 @@ impl Session {
                 true => (first.min(tokens.len()).min(done + self.options.chunk), LogitsFor::None),
                 false => (tokens.len(), LogitsFor::All),
             };
-            rows = self.timeline.append(&tokens[done..end], wanted, None)?;
+            rows = self.timeline.append(&tokens[done..end], wanted, None)?.logits();
             self.tokens.extend_from_slice(&tokens[done..end]);
             done = end;
         }
@@ -512,12 +549,14 @@ trait Model: Send + Sync {
     fn backend(&self) -> BackendInfo;
     fn read_bandwidth(&self) -> Option<f64>;
     fn peak_ops(&self) -> Vec<Peak>;
+    fn counters(&self) -> Option<Counters>;
+    fn capture(&self, path: &Path) -> Result<(), BackendError>;
     fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline>;
 }
 
 /// A [`State`] with the model it belongs to.
 trait Timeline: Send {
-    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Vec<f32>, BackendError>;
+    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError>;
     fn truncate(&mut self, len: usize);
     fn token_layers(&self) -> u64;
 }
@@ -539,6 +578,14 @@ impl<B: Backend> Model for Qwen3<B> {
         Qwen3::backend(self).peak_ops()
     }
 
+    fn counters(&self) -> Option<Counters> {
+        Qwen3::backend(self).counters()
+    }
+
+    fn capture(&self, path: &Path) -> Result<(), BackendError> {
+        Qwen3::backend(self).capture(path)
+    }
+
     fn timeline(self: Arc<Self>, dtype: KvDType) -> Box<dyn Timeline> {
         let state = self.state(dtype);
         Box::new((self, state))
@@ -546,7 +593,7 @@ impl<B: Backend> Model for Qwen3<B> {
 }
 
 impl<B: Backend> Timeline for (Arc<Qwen3<B>>, State<B>) {
-    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Vec<f32>, BackendError> {
+    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError> {
         let (model, state) = self;
         model.append(state, ids, wanted, probe)
     }

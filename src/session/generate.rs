@@ -1,7 +1,7 @@
 //! Continuing a sequence: evaluate, sample, append, until something says stop.
 
 use super::engine::{Session, SessionError};
-use super::sampling::{Sampler, SamplingParams, TokenLogprob};
+use super::sampling::{Choice, Sampler, SamplingParams, TokenLogprob, check_best};
 use super::stop::StopMatcher;
 use crate::text::StreamDecoder;
 use std::ops::ControlFlow;
@@ -150,8 +150,13 @@ impl Session {
             }
             // Evaluating what was appended last; nothing is left to do for the first token after the prompt.
             let started = Instant::now();
-            let logits = self.evaluate(&tokens)?;
-            let choice = sampler.sample(logits, &tokens, prompt.len())?;
+            let choice = match sampler.wants_only_the_best() {
+                true => {
+                    let (id, _) = check_best(self.evaluate_best(&tokens)?)?;
+                    Choice { id, logprob: None, top: Vec::new() }
+                }
+                false => sampler.sample(self.evaluate(&tokens)?, &tokens, prompt.len())?,
+            };
             if tokens.len() == prompt.len() {
                 timings.prefill += started.elapsed();
             } else {

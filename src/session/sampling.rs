@@ -19,6 +19,7 @@
 //! are f64 sums, in a fixed order, of `libm::exp`, which (unlike the standard library's, the operating system's) is the
 //! same IEEE additions and multiplications everywhere.
 
+use crate::backend::plain::{self, max_and_nan};
 use crate::weights::GenerationConfig;
 
 /// What can be wrong with sampling parameters or with the logits to sample from.
@@ -230,6 +231,11 @@ impl Sampler {
         })
     }
 
+    /// Whether the largest of the model's own logits is all that it looks at.
+    pub fn wants_only_the_best(&self) -> bool {
+        self.params.temperature == 0.0 && !self.params.changes_logits() && self.params.logprobs.is_none()
+    }
+
     /// The parameters it was made with.
     pub fn params(&self) -> &SamplingParams {
         &self.params
@@ -350,42 +356,16 @@ impl Sampler {
 
 /// The token with the largest logit, the lowest id if several have it, and that logit.
 pub fn argmax(logits: &[f32]) -> Result<(u32, f32), SamplingError> {
-    // Block by block, so that only the best block has to be searched for the place of its largest.
-    const BLOCK: usize = 1024;
-    let (mut start, mut max) = (0, f32::NEG_INFINITY);
-    for (i, block) in logits.chunks(BLOCK).enumerate() {
-        let (block_max, has_nan) = max_and_nan(block);
-        if has_nan {
-            let at = block.iter().position(|v| v.is_nan()).unwrap_or(0);
-            return Err(SamplingError::NotFinite { id: (i * BLOCK + at) as u32, value: f32::NAN });
-        }
-        if block_max > max {
-            (start, max) = (i * BLOCK, block_max);
-        }
-    }
-    if max == f32::NEG_INFINITY {
-        return Err(SamplingError::NothingLeft);
-    }
-    let id = (start + logits[start..].iter().position(|v| *v == max).unwrap_or(0)) as u32;
-    if max == f32::INFINITY { Err(SamplingError::NotFinite { id, value: max }) } else { Ok((id, max)) }
+    check_best(plain::argmax(logits))
 }
 
-/// The largest value, and whether there is a NaN. NaN compares false with everything, so it is known by its bits: all
-/// exponent bits set, and some below them.
-fn max_and_nan(values: &[f32]) -> (f32, bool) {
-    // Lanes without branches let the compiler use vector instructions.
-    const LANES: usize = 16;
-    let nan_bits = |v: f32| u32::from(v.to_bits() & 0x7fff_ffff > 0x7f80_0000);
-    let (mut best, mut nan) = ([f32::NEG_INFINITY; LANES], [0; LANES]);
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
-            nan[lane] |= nan_bits(chunk[lane]);
-        }
+/// Refuses a largest logit that nothing can be said about.
+pub(super) fn check_best((id, value): (u32, f32)) -> Result<(u32, f32), SamplingError> {
+    match value {
+        f32::NEG_INFINITY => Err(SamplingError::NothingLeft),
+        value if value.is_finite() => Ok((id, value)),
+        value => Err(SamplingError::NotFinite { id, value }),
     }
-    let max = best.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    (max, nan != [0; LANES] || rest.iter().any(|v| v.is_nan()))
 }
 
 /// The `n` most likely tokens, most likely first (of equals, the lowest id), with log-probabilities; fewer if fewer

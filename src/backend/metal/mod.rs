@@ -41,6 +41,18 @@ pub struct Metal {
     streams: Mutex<HashMap<ThreadId, Stream>>,
     /// Where results lie for the CPU to read.
     results: Mutex<Option<Memory>>,
+    /// Whether a GPU trace is being written.
+    #[cfg(target_os = "macos")]
+    captures: std::sync::atomic::AtomicBool,
+}
+
+#[cfg(target_os = "macos")]
+impl Drop for Metal {
+    fn drop(&mut self) {
+        if self.captures.load(std::sync::atomic::Ordering::Relaxed) {
+            objc::stop_capture();
+        }
+    }
 }
 
 /// f32 activations in GPU memory; `None` where there was no memory for them, which the next wait says.
@@ -57,7 +69,15 @@ impl Metal {
     pub fn new(plain: bool) -> Result<Self, BackendError> {
         let device = Device::open().map_err(error)?;
         let library = Library::new(device.object.clone());
-        Ok(Self { device, library, plain, streams: Mutex::default(), results: Mutex::default() })
+        Ok(Self {
+            device,
+            library,
+            plain,
+            streams: Mutex::default(),
+            results: Mutex::default(),
+            #[cfg(target_os = "macos")]
+            captures: Default::default(),
+        })
     }
 
     /// What there is to know about the device.
@@ -285,6 +305,15 @@ impl Backend for Metal {
 
     fn finish(&self) -> Result<(), BackendError> {
         self.stream(|stream| stream.finish()).map_err(error)
+    }
+
+    #[cfg(target_os = "macos")]
+    fn capture(&self, path: &std::path::Path) -> Result<(), BackendError> {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let text = absolute.to_str().ok_or_else(|| error(format!("{}: not UTF-8", path.display())))?;
+        objc::start_capture(&self.device.object, text).map_err(|reason| error(format!("{text}: {reason}")))?;
+        self.captures.store(true, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
     }
 
     fn counters(&self) -> Option<Counters> {
