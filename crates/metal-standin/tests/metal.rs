@@ -1,5 +1,7 @@
 //! The Metal classes: libraries, pipelines, order of commands, ownership, errors.
 
+#![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
+
 mod support;
 
 use metal_standin::live_objects;

@@ -1,5 +1,7 @@
 //! The Objective-C runtime: messages, retain counts, pools, and the table of methods.
 
+#![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
+
 mod support;
 
 use std::ffi::{CStr, c_char};

@@ -16,8 +16,9 @@ pub(crate) fn abort_with(what: impl Display) -> ! {
 
 /// Says something that Apple's frameworks only log.
 pub(crate) fn report(what: impl Display) {
-    // Not `eprintln!`: the test harness would keep the line to itself, and an abort would lose it.
-    let _ = writeln!(std::io::stderr(), "metal-standin: {what}");
+    // Not `eprintln!`: the test harness would keep the line to itself, and an abort would lose it. One write: lines of
+    // several threads do not mix.
+    let _ = std::io::stderr().write_all(format!("metal-standin: {what}\n").as_bytes());
 }
 
 /// `fail!("...")`, or `fail!(this, "...")` in a method: the line then begins with the method's name.

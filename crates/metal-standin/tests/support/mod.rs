@@ -94,14 +94,15 @@ pub fn device() -> Id {
 
 /// A pipeline of one of the double's kernels, owned.
 pub fn pipeline(device: Id, name: &str) -> Id {
-    let library = send!(device, c"newLibraryWithSource:options:error:", text(name), NIL, NO_ERROR => Id);
-    let function = send!(library, c"newFunctionWithName:", text(name) => Id);
-    let pipeline = send!(device, c"newComputePipelineStateWithFunction:error:", function, NO_ERROR => Id);
-    assert!(!pipeline.is_null());
-    for object in [library, function] {
-        send!(object, c"release" => ());
-    }
-    pipeline
+    pool(|| {
+        let library = send!(device, c"newLibraryWithSource:options:error:", text(name), NIL, NO_ERROR => Id);
+        let function = send!(library, c"newFunctionWithName:", text(name) => Id);
+        let pipeline = send!(device, c"newComputePipelineStateWithFunction:error:", function, NO_ERROR => Id);
+        assert!(!pipeline.is_null());
+        send!(library, c"release" => ());
+        send!(function, c"release" => ());
+        pipeline
+    })
 }
 
 pub const NIL: Id = std::ptr::null();
