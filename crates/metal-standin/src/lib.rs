@@ -9,4 +9,5 @@
 //! [`executor`] (what runs a command buffer), `cpu` (fibers and checks).
 
 pub mod compiler;
+pub mod cpu;
 pub mod executor;
