@@ -10,7 +10,7 @@
 //! and that looks like a race. So the compiler hands out IR before optimisation, `-O0` here does no more than inline the
 //! header's `always_inline` functions, and clang optimises what this pass returns.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 /// `kind` of `msl_access`: the low bits say what is done, the next ones the address space.
@@ -21,6 +21,8 @@ pub const WRITE: u32 = 1;
 pub const ATOMIC: u32 = 2;
 /// A copy of many bytes, among them perhaps the padding of a structure.
 pub const COPY: u32 = 4;
+/// An atomic operation that also reads.
+pub const UPDATE: u32 = 8;
 /// Address spaces start at this bit.
 pub const SPACE: u32 = 4;
 
@@ -31,6 +33,9 @@ pub const HOOKS: [&str; 4] = ["msl_barrier", "msl_simd_exchange", "msl_access", 
 pub fn rewrite(text: &str, entry: &str, checked: bool) -> Result<String, String> {
     let lines = checked.then(|| Lines::new(text, entry)).unwrap_or_default();
     let mut out = String::with_capacity(text.len() + text.len() / 2 + 4096);
+    let defines = text.lines().filter(|line| line.starts_with("define"));
+    let defined: HashSet<&str> =
+        defines.filter_map(|line| line.split(' ').rfind(|word| word.starts_with('#'))).collect();
     let mut arrays = Vec::new();
     let mut waits = false;
     for line in text.lines() {
@@ -38,8 +43,10 @@ pub fn rewrite(text: &str, entry: &str, checked: bool) -> Result<String, String>
             waits = true;
             continue;
         }
-        if line.starts_with("attributes #") {
-            writeln!(out, "{}", without_processor(line)).expect("a string");
+        if let Some((group, _)) = line.strip_prefix("attributes ").and_then(|rest| rest.split_once(" = { ")) {
+            // A call that threads meet in must stay under the conditions that it was written under, at every level.
+            let convergent = if defined.contains(group) { "{ convergent " } else { "{ " };
+            writeln!(out, "{}", without_processor(line).replacen("{ ", convergent, 1)).expect("a string");
             continue;
         }
         if line.starts_with('@')
@@ -114,7 +121,7 @@ fn write_tables(out: &mut String, arrays: &[Array], checked: bool) {
             out,
             "define internal {result} @{name}({parameters}) alwaysinline convergent {{\n{prologue}  \
              %f = load ptr, ptr getelementptr ([{count} x ptr], ptr @msl_hooks, i32 0, i32 {index})\n  \
-             {keep}call {result} %f({arguments}) convergent\n  {give}\n}}\n",
+             {keep}call {result} %f({arguments}) convergent nomerge\n  {give}\n}}\n",
             count = HOOKS.len(),
         )
         .expect("a string");
@@ -203,12 +210,12 @@ fn instrument(line: &str, lines: &Lines, out: &mut String) -> Result<(), String>
             let parts = split(plain);
             let at = parts[0].find("ptr ").ok_or("no pointer")?;
             let size = size_of(leading_type(parts.get(1).ok_or("no operand")?));
-            access(pointer(&parts[0][at..]), &size, WRITE | ATOMIC);
+            access(pointer(&parts[0][at..]), &size, WRITE | ATOMIC | UPDATE);
         }
         "cmpxchg" => {
             let parts = split(plain);
             let size = size_of(leading_type(parts.get(1).ok_or("no operand")?));
-            access(pointer(parts[0]), &size, WRITE | ATOMIC);
+            access(pointer(parts[0]), &size, WRITE | ATOMIC | UPDATE);
         }
         "call" | "tail" if line.contains("@llvm.mem") => {
             let arguments = line.split_once('(').and_then(|_| arguments(line)).ok_or("arguments not understood")?;

@@ -67,7 +67,7 @@ impl Worker {
         let mut copies = Vec::new();
         let regions = self.bind(dispatch, loaded, &mut copies)?;
         if let Some(checks) = &mut self.group.checks {
-            checks.get_mut().begin_dispatch(&dispatch.pipeline.kernel.name, regions);
+            checks.get_mut().begin_dispatch(&dispatch.pipeline.kernel.name, regions)?;
         }
         self.group.prepare(loaded.entry, size, loaded.stack)?;
 
