@@ -14,6 +14,7 @@
 #![allow(non_snake_case)]
 
 pub mod compiler;
+pub mod cpu;
 pub mod executor;
 pub mod machine;
 pub mod metal;
