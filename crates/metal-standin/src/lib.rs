@@ -16,10 +16,10 @@
 pub mod compiler;
 pub mod cpu;
 pub mod executor;
-pub mod machine;
+mod machine;
 pub mod metal;
 pub mod objc;
 
-pub use machine::{Machine, Program, executor, install};
+pub use machine::{executor, install};
 pub use objc::class::{Method, methods};
 pub use objc::object::live_objects;

@@ -7,8 +7,7 @@ mod support;
 use std::ffi::{CStr, c_char};
 
 use metal_standin::{live_objects, methods};
-use support::double::quiet;
-use support::{Id, NIL, NO_ERROR, class, pool, read, send, string};
+use support::{Id, NIL, NO_ERROR, class, pool, quiet, read, send, string};
 
 fn alive(name: &str) -> usize {
     live_objects().iter().find(|(class, _)| *class == name).map_or(0, |&(_, count)| count)
@@ -63,7 +62,8 @@ fn arguments_come_through_in_registers_and_on_the_stack() {
         send!(commands, c"waitUntilCompleted" => ());
         assert_eq!(support::words(sum), [11, 22, 33, 44]);
         // A result in a vector register.
-        assert_eq!(send!(commands, c"GPUEndTime" => f64) - send!(commands, c"GPUStartTime" => f64), 0.5);
+        let (start, end) = (send!(commands, c"GPUStartTime" => f64), send!(commands, c"GPUEndTime" => f64));
+        assert!(0.0 < start && start < end && end - start < 60.0, "{start} to {end}");
         for object in [a, b, sum, queue, pipeline] {
             send!(object, c"release" => ());
         }

@@ -157,8 +157,8 @@ fails! {
     dispatch_without_pipeline: "dispatchThreads:threadsPerThreadgroup:]: no pipeline was set" => {
         dispatch(encoder().2, ONE, ONE);
     }
-    unbound_buffer: "add_constant: no buffer is bound at index 1 for x1" => { dispatch(ready("add_constant"), ONE, ONE) }
-    unbound_threadgroup_memory: "scratch: no threadgroup memory is set at index 0 for x0" => {
+    unbound_buffer: "add_constant: no buffer is bound at index 1 for addend" => { dispatch(ready("add_constant"), ONE, ONE) }
+    unbound_threadgroup_memory: "scratch: no threadgroup memory is set at index 0 for given" => {
         dispatch(ready("scratch"), ONE, ONE);
     }
     threadgroup_over_1024: "1056 threads in a threadgroup [33, 32, 1], and 1024" => {

@@ -80,7 +80,7 @@ impl This<'_, BlitEncoder> {
     }
 
     fn kernel(&self, slot: &'static OnceLock<Arc<Pipeline>>, name: &str) -> &'static Arc<Pipeline> {
-        slot.get_or_init(|| internal(self.0.buffer.machine(), SOURCE, name))
+        slot.get_or_init(|| internal(self.0.buffer.executor(), SOURCE, name))
     }
 }
 

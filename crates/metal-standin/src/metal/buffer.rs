@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Range;
-use crate::executor::{Allocation, Storage};
-use crate::machine::Machine;
+use crate::executor::{Allocation, Executor, Storage};
 use crate::objc::class::class;
 use crate::objc::failure::fail;
 use crate::objc::object::{Body, Object};
@@ -16,7 +15,7 @@ pub(crate) static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 /// The body of a buffer.
 pub(crate) struct Buffer {
-    machine: &'static Machine,
+    executor: &'static dyn Executor,
     pub allocation: Allocation,
     is_private: bool,
     /// Command buffers that use this buffer without retaining it and have not completed.
@@ -28,10 +27,10 @@ impl Body for Buffer {
 }
 
 impl Buffer {
-    pub fn new(machine: &'static Machine, allocation: Allocation, storage: Storage) -> Self {
+    pub fn new(executor: &'static dyn Executor, allocation: Allocation, storage: Storage) -> Self {
         ALLOCATED.fetch_add(allocation.length, Ordering::Relaxed);
         let is_private = matches!(storage, Storage::Private);
-        Self { machine, allocation, is_private, uses: Arc::default() }
+        Self { executor, allocation, is_private, uses: Arc::default() }
     }
 
     /// Marks the buffer as used until the result is dropped.
@@ -60,7 +59,7 @@ impl Drop for Buffer {
             );
         }
         ALLOCATED.fetch_sub(length, Ordering::Relaxed);
-        self.machine.executor.release(self.allocation);
+        self.executor.release(self.allocation);
     }
 }
 

@@ -10,8 +10,8 @@ use super::foundation::{Array, error, string, text};
 use super::library::{CompileOptions, Function, Library, PipelineState};
 use super::queue::Queue;
 use super::residency::{ResidencySet, ResidencySetDescriptor};
-use crate::executor::Storage;
-use crate::machine::{Machine, machine};
+use crate::executor::{Executor, Storage};
+use crate::machine::executor;
 use crate::objc::class::{Block, class};
 use crate::objc::failure::{check_leaks_at_exit, fail, report};
 use crate::objc::object::{Body, Handle, Id, Object, Retained};
@@ -26,7 +26,7 @@ pub(crate) const THREADS_PER_THREADGROUP: usize = 1024;
 
 /// The body of the device.
 pub(crate) struct Device {
-    pub machine: &'static Machine,
+    pub executor: &'static dyn Executor,
 }
 
 impl Body for Device {
@@ -50,8 +50,8 @@ fn the_device() -> Option<Handle> {
     static DEVICE: OnceLock<Option<Handle>> = OnceLock::new();
     let device = DEVICE.get_or_init(|| {
         check_leaks_at_exit();
-        let machine = machine().inspect_err(|why| report(format_args!("no Metal device: {why}"))).ok()?;
-        let device = Retained::new(Device { machine }).handle();
+        let executor = executor().inspect_err(|why| report(format_args!("no Metal device: {why}"))).ok()?;
+        let device = Retained::new(Device { executor }).handle();
         device.class()?.live.fetch_sub(1, Ordering::Relaxed);
         Some(device)
     });
@@ -62,7 +62,7 @@ fn the_device() -> Option<Handle> {
 /// `METAL_STANDIN_MEMORY` to try what a program does when there is less.
 fn working_set(device: &Device) -> usize {
     let limit = std::env::var("METAL_STANDIN_MEMORY").ok().and_then(|bytes| bytes.parse().ok());
-    limit.unwrap_or_else(|| device.machine.executor.memory() / 4 * 3)
+    limit.unwrap_or_else(|| device.executor.memory() / 4 * 3)
 }
 
 /// `MTLGPUFamily` of an M1: Apple1 to Apple7, Mac2, Common1 to Common3, Metal3. Not Apple8 and 9 (M2, M3), not Metal4:
@@ -80,12 +80,12 @@ fn allocate(device: &Device, method: String, length: usize, storage: Storage) ->
     if copied && length.saturating_add(ALLOCATED.load(Ordering::Relaxed)) > working_set(device) {
         return None;
     }
-    let allocation = device.machine.executor.allocate(length, storage).ok()?;
-    Some(Buffer::new(device.machine, allocation, storage))
+    let allocation = device.executor.allocate(length, storage).ok()?;
+    Some(Buffer::new(device.executor, allocation, storage))
 }
 
 class! { mtl_device, Device, "MTLDevice": "MTLObject";
-    - c"name" (this) -> Id { string(&format!("Stand-in for Metal on {}", this.machine.executor.name())).autorelease() }
+    - c"name" (this) -> Id { string(&this.executor.name()).autorelease() }
     - c"registryID" (this) -> u64 { 1 }
     - c"hasUnifiedMemory" (this) -> bool { true }
     - c"isLowPower" (this) -> bool { false }
@@ -96,12 +96,12 @@ class! { mtl_device, Device, "MTLDevice": "MTLObject";
     - c"maxThreadgroupMemoryLength" (this) -> usize { THREADGROUP_MEMORY }
     - c"recommendedMaxWorkingSetSize" (this) -> u64 { working_set(&this) as u64 }
     - c"currentAllocatedSize" (this) -> usize { ALLOCATED.load(Ordering::Relaxed) }
-    - c"newCommandQueue" (this) -> Id { Retained::new(Queue::new(this.machine, 64)).into_id() }
+    - c"newCommandQueue" (this) -> Id { Retained::new(Queue::new(this.executor, 64)).into_id() }
     - c"newCommandQueueWithMaxCommandBufferCount:" (this, count: usize) -> Id {
         if count == 0 {
             fail!(this, "a queue without command buffers");
         }
-        Retained::new(Queue::new(this.machine, count)).into_id()
+        Retained::new(Queue::new(this.executor, count)).into_id()
     }
     - c"newBufferWithLength:options:" (this, length: usize, options: usize) -> Id {
         let storage = buffer::storage(&this.method(), options);
@@ -138,7 +138,7 @@ class! { mtl_device, Device, "MTLDevice": "MTLObject";
     - c"newLibraryWithSource:options:error:" (this, source: Option<&Object>, options: Option<&Object>, out: *mut Id) -> Id {
         let source = text(this.required(source, "the source"));
         let options = options.map(|options| options.body::<CompileOptions>());
-        match Library::compile(this.machine, source, options) {
+        match Library::compile(this.executor, source, options) {
             Ok(library) => Retained::new(library).into_id(),
             Err(diagnostics) => {
                 set_error(out, error("MTLLibraryErrorDomain", 3, &diagnostics.0)); // MTLLibraryErrorCompileFailure
@@ -148,7 +148,7 @@ class! { mtl_device, Device, "MTLDevice": "MTLObject";
     }
     - c"newComputePipelineStateWithFunction:error:" (this, function: Option<&Object>, out: *mut Id) -> Id {
         let function = this.required(function, "the function").body::<Function>();
-        match PipelineState::new(this.machine, function) {
+        match PipelineState::new(this.executor, function) {
             Ok(pipeline) => Retained::new(pipeline).into_id(),
             Err(message) => {
                 set_error(out, error("MTLPipelineErrorDomain", 3, &message));

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use super::device::THREADGROUP_MEMORY;
 use super::foundation::{Array, Dictionary, error, string, text};
-use crate::compiler::{ConstantValue, Diagnostics, Kernel, Source};
-use crate::executor::Pipeline;
-use crate::machine::{Machine, Program};
+use crate::compiler::{self, ConstantValue, Diagnostics, Kernel, Source};
+use crate::executor::{Executor, Pipeline};
 use crate::objc::class::class;
 use crate::objc::failure::fail;
 use crate::objc::object::{Body, Id, Object, Retained};
@@ -73,8 +72,8 @@ class! { mtl_compile_options, CompileOptions, "MTLCompileOptions": "NSObject", C
 
 /// The body of a library.
 pub(crate) struct Library {
-    machine: &'static Machine,
-    program: Arc<dyn Program>,
+    executor: &'static dyn Executor,
+    program: Arc<compiler::Library>,
 }
 
 impl Body for Library {
@@ -83,7 +82,7 @@ impl Body for Library {
 
 impl Library {
     pub fn compile(
-        machine: &'static Machine,
+        executor: &'static dyn Executor,
         source: String,
         options: Option<&CompileOptions>,
     ) -> Result<Self, Diagnostics> {
@@ -94,7 +93,7 @@ impl Library {
             macros: options.macros.map(|macros| macros.texts()).unwrap_or_default(),
             fast_math: options.fast_math,
         };
-        Ok(Self { machine, program: (machine.compile)(&source)? })
+        Ok(Self { executor, program: Arc::new(compiler::Library::compile(&source)?) })
     }
 
     fn function(&self, name: &str, constants: Vec<(u32, ConstantValue)>) -> Option<Function> {
@@ -126,7 +125,7 @@ class! { mtl_library, Library, "MTLLibrary": "MTLObject";
             return fails(5, &format!("Function {name} was not found in the library")); // FunctionNotFound
         };
         // Specialized now, as at Apple's: a missing constant is this method's error.
-        match function.build(this.machine) {
+        match function.build(this.executor) {
             Ok(_) => Retained::new(function).into_id(),
             Err(diagnostics) => fails(3, &diagnostics.0), // CompileFailure
         }
@@ -135,7 +134,7 @@ class! { mtl_library, Library, "MTLLibrary": "MTLObject";
 
 /// The body of a function: a kernel's name and the values of its constants.
 pub(crate) struct Function {
-    program: Arc<dyn Program>,
+    program: Arc<compiler::Library>,
     name: String,
     constants: Vec<(u32, ConstantValue)>,
 }
@@ -145,8 +144,8 @@ impl Body for Function {
 }
 
 impl Function {
-    fn build(&self, machine: &Machine) -> Result<Kernel, Diagnostics> {
-        self.program.build(&self.name, &self.constants, machine.executor.target())
+    fn build(&self, executor: &dyn Executor) -> Result<Kernel, Diagnostics> {
+        self.program.build(&self.name, &self.constants, executor.target())
     }
 }
 
@@ -202,13 +201,13 @@ impl Body for PipelineState {
 }
 
 impl PipelineState {
-    pub fn new(machine: &Machine, function: &Function) -> Result<Self, String> {
-        let kernel = function.build(machine).map_err(|diagnostics| diagnostics.0)?;
+    pub fn new(executor: &dyn Executor, function: &Function) -> Result<Self, String> {
+        let kernel = function.build(executor).map_err(|diagnostics| diagnostics.0)?;
         let (bytes, name) = (kernel.static_threadgroup_bytes as usize, &function.name);
         if bytes > THREADGROUP_MEMORY {
             return Err(format!("{name} declares {bytes} bytes of threadgroup memory; there are {THREADGROUP_MEMORY}"));
         }
-        Ok(Self(Arc::new(machine.executor.prepare(kernel)?)))
+        Ok(Self(Arc::new(executor.prepare(kernel)?)))
     }
 }
 
@@ -219,11 +218,11 @@ class! { mtl_compute_pipeline_state, PipelineState, "MTLComputePipelineState": "
 }
 
 /// The kernel of a source of our own, for what Metal does without one (`blit`).
-pub(crate) fn internal(machine: &'static Machine, source: &str, name: &str) -> Arc<Pipeline> {
-    let library = Library::compile(machine, source.into(), None);
+pub(crate) fn internal(executor: &'static dyn Executor, source: &str, name: &str) -> Arc<Pipeline> {
+    let library = Library::compile(executor, source.into(), None);
     let function = library.map(|library| library.function(name, Vec::new()).expect("it is in the source"));
     let pipeline =
-        function.map_err(|diagnostics| diagnostics.0).and_then(|function| PipelineState::new(machine, &function));
+        function.map_err(|diagnostics| diagnostics.0).and_then(|function| PipelineState::new(executor, &function));
     match pipeline {
         Ok(pipeline) => pipeline.0,
         Err(message) => fail!("the stand-in's own kernel {name} does not compile: {message}"),

@@ -14,15 +14,14 @@ use super::encoder::ComputeEncoder;
 use super::event::SharedEvent;
 use super::foundation::error;
 use super::residency::ResidencySet;
-use crate::executor::{Command, Ticket, Timing};
-use crate::machine::Machine;
+use crate::executor::{Command, Executor, Ticket, Timing};
 use crate::objc::class::class;
 use crate::objc::failure::fail;
 use crate::objc::object::{Body, Handle, Id, Object, Retained};
 
 /// The line of a queue's command buffers.
 pub(crate) struct Line {
-    machine: &'static Machine,
+    executor: &'static dyn Executor,
     /// Command buffers that may exist and not have completed.
     maximum: usize,
     state: Mutex<LineState>,
@@ -53,7 +52,7 @@ impl Line {
             match recording.stage {
                 Stage::Committed => {
                     let commands = std::mem::take(&mut recording.commands);
-                    recording.stage = Stage::Submitted(Some(self.machine.executor.submit(commands)));
+                    recording.stage = Stage::Submitted(Some(self.executor.submit(commands)));
                 }
                 Stage::NotEnqueued | Stage::Enqueued => break,
                 Stage::Submitted(_) | Stage::Completed(_) | Stage::Failed(_) => {}
@@ -75,7 +74,7 @@ impl Line {
             _ => None,
         };
         let Some(ticket) = ticket else { return false };
-        let outcome = self.machine.executor.wait(ticket);
+        let outcome = self.executor.wait(ticket);
         let kept = front.finish(outcome);
         let mut line = self.state.lock().unwrap();
         let popped = line.waiting.pop_front();
@@ -94,8 +93,8 @@ impl Body for Queue {
 }
 
 impl Queue {
-    pub fn new(machine: &'static Machine, maximum: usize) -> Self {
-        Self(Arc::new(Line { machine, maximum, state: Mutex::default(), turn: Mutex::default() }))
+    pub fn new(executor: &'static dyn Executor, maximum: usize) -> Self {
+        Self(Arc::new(Line { executor, maximum, state: Mutex::default(), turn: Mutex::default() }))
     }
 
     /// A command buffer, once there is room for one.
@@ -195,8 +194,8 @@ impl Recording {
 }
 
 impl CommandBuffer {
-    pub fn machine(&self) -> &'static Machine {
-        self.line.machine
+    pub fn executor(&self) -> &'static dyn Executor {
+        self.line.executor
     }
 
     pub fn recording(&self) -> MutexGuard<'_, Recording> {

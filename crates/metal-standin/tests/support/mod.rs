@@ -1,10 +1,9 @@
-//! What the tests share: messages as a foreign program sends them, and a double for the compiler and the executor whose
-//! kernels are Rust functions. The double is there to test classes and runtime alone; kernels in Metal are tested elsewhere.
+//! What the tests share: messages as a foreign program sends them, and a few kernels.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-pub mod double;
-
 use std::ffi::{CStr, CString, c_char, c_void};
+
+use metal_standin::cpu::{CpuExecutor, Options};
 
 pub type Id = *const c_void;
 pub type Sel = *const c_void;
@@ -84,21 +83,74 @@ pub fn responds(object: Id, selector: &str) -> bool {
     send!(object, c"respondsToSelector:", unsafe { sel_registerName(selector.as_ptr()) } => bool)
 }
 
-/// The device over the double.
+/// The device, on the CPU with all checks on.
 pub fn device() -> Id {
-    double::install();
+    static CHECKED: std::sync::Once = std::sync::Once::new();
+    CHECKED.call_once(|| {
+        let executor = CpuExecutor::new(Options { check: true, shuffle: None }).unwrap();
+        assert!(metal_standin::install(Box::new(executor)));
+    });
     let device = unsafe { MTLCreateSystemDefaultDevice() };
     assert!(!device.is_null());
     device
 }
 
-/// A pipeline of one of the double's kernels, owned.
+/// Held by tests that count the objects of the whole process.
+pub fn quiet() -> std::sync::MutexGuard<'static, ()> {
+    static QUIET: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    QUIET.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Kernels that the rules are tried with.
+pub const KERNELS: &str = "
+#include <metal_stdlib>
+using namespace metal;
+constant uint width [[function_constant(7)]];
+
+kernel void add(device const uint *a [[buffer(0)]], device const uint *b [[buffer(1)]], device uint *sum [[buffer(2)]],
+                uint i [[thread_position_in_grid]]) {
+    sum[i] = a[i] + b[i];
+}
+kernel void add_constant(device uint *values [[buffer(0)]], constant uint &addend [[buffer(1)]],
+                         uint i [[thread_position_in_grid]]) {
+    values[i] += addend;
+}
+kernel void times_ten(device uint *values [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+    values[i] *= 10;
+}
+kernel void scratch(device uint *to [[buffer(0)]], threadgroup uint *given [[threadgroup(0)]],
+                    uint i [[thread_position_in_threadgroup]]) {
+    threadgroup uint own[64];
+    own[i] = i;
+    given[i] = own[i];
+    to[i] = given[i];
+}
+[[max_total_threads_per_threadgroup(64)]]
+kernel void narrow(device uint *to [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+    to[i] = width;
+}
+kernel void faulty(device uint *to [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+    to[i + 1000] = 1;
+}
+";
+
+/// A library of these kernels, owned.
+pub fn library(device: Id) -> Id {
+    let library = send!(device, c"newLibraryWithSource:options:error:", text(KERNELS), NIL, NO_ERROR => Id);
+    assert!(!library.is_null());
+    library
+}
+
+/// A pipeline of one of them, owned.
 pub fn pipeline(device: Id, name: &str) -> Id {
     pool(|| {
-        let library = send!(device, c"newLibraryWithSource:options:error:", text(name), NIL, NO_ERROR => Id);
+        let library = library(device);
         let function = send!(library, c"newFunctionWithName:", text(name) => Id);
-        let pipeline = send!(device, c"newComputePipelineStateWithFunction:error:", function, NO_ERROR => Id);
-        assert!(!pipeline.is_null());
+        let mut error = NIL;
+        let pipeline = send!(device, c"newComputePipelineStateWithFunction:error:", function, &mut error => Id);
+        if pipeline.is_null() {
+            panic!("{name}: {}", read(send!(error, c"localizedDescription" => Id)));
+        }
         send!(library, c"release" => ());
         send!(function, c"release" => ());
         pipeline
