@@ -8,5 +8,18 @@
 //! Reading order: `objc` (messages, classes, retain counts), `metal` (the classes), `compiler` (MSL to code),
 //! [`executor`] (what runs a command buffer), `cpu` (fibers and checks).
 
+// On a Mac the real framework has these symbols.
+#![cfg(not(target_os = "macos"))]
+// The names of exported functions and of parameters in messages are Apple's.
+#![allow(non_snake_case)]
+
 pub mod compiler;
+pub mod cpu;
 pub mod executor;
+mod machine;
+pub mod metal;
+pub mod objc;
+
+pub use machine::{executor, install};
+pub use objc::class::{Method, methods};
+pub use objc::object::live_objects;
