@@ -1,4 +1,21 @@
 //! From a source in the Metal Shading Language to code that an executor runs.
+//!
+//! [`Library::compile`] preprocesses the program with clang, takes it apart into tokens (`lexer`), finds its kernels
+//! (`program`), refuses what Apple refuses (`rules`), writes it as C++ with address spaces (`rewrite`) and lets clang check
+//! that (`clang`). [`Library::build`] adds an entry point (`build`), sets function constants in the IR (`ir`) and optimizes.
+//! `README-compiler.md` tells it as a story.
+
+mod build;
+mod cache;
+mod clang;
+mod ir;
+mod lexer;
+mod library;
+mod program;
+mod rewrite;
+mod rules;
+
+pub use library::{FunctionConstant, Library};
 
 use std::path::PathBuf;
 use std::sync::Arc;

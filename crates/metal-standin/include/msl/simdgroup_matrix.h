@@ -1,0 +1,1 @@
+// simdgroup_matrix

@@ -1,0 +1,323 @@
+//! Runs clang, and says what it says in the user's lines.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::cache;
+use super::program::Fault;
+use super::rewrite::Text;
+use super::{Diagnostics, Source, Target};
+
+/// The name of the user's program in messages, which is also Metal's.
+pub(crate) const FILE: &str = "program_source";
+
+/// The standard library, by file name.
+pub(crate) const HEADERS: [(&str, &str); 17] = [
+    ("msl.h", include_str!("../../include/msl.h")),
+    ("macros.h", include_str!("../../include/macros.h")),
+    ("msl/types.h", include_str!("../../include/msl/types.h")),
+    ("msl/objects.h", include_str!("../../include/msl/objects.h")),
+    ("msl/make.h", include_str!("../../include/msl/make.h")),
+    ("msl/traits.h", include_str!("../../include/msl/traits.h")),
+    ("msl/math.h", include_str!("../../include/msl/math.h")),
+    ("msl/integer.h", include_str!("../../include/msl/integer.h")),
+    ("msl/relational.h", include_str!("../../include/msl/relational.h")),
+    ("msl/geometric.h", include_str!("../../include/msl/geometric.h")),
+    ("msl/matrix.h", include_str!("../../include/msl/matrix.h")),
+    ("msl/pack.h", include_str!("../../include/msl/pack.h")),
+    ("msl/sync.h", include_str!("../../include/msl/sync.h")),
+    ("msl/simd.h", include_str!("../../include/msl/simd.h")),
+    ("msl/atomic.h", include_str!("../../include/msl/atomic.h")),
+    ("msl/simdgroup_matrix.h", include_str!("../../include/msl/simdgroup_matrix.h")),
+    ("msl/entry.h", include_str!("../../include/msl/entry.h")),
+];
+
+/// What a program may include; all give the same.
+const INCLUDED: [&str; 24] = [
+    "metal_stdlib",
+    "metal_simdgroup",
+    "metal_simdgroup_matrix",
+    "metal_atomic",
+    "metal_math",
+    "metal_common",
+    "metal_matrix",
+    "metal_integer",
+    "metal_geometric",
+    "metal_compute",
+    "metal_limits",
+    "metal_type_traits",
+    "metal_array",
+    "metal_pack",
+    "metal_relational",
+    "metal_numeric",
+    "metal_uniform",
+    "metal_config",
+    "metal_types",
+    "metal_texture",
+    "metal_graphics",
+    "metal_quadgroup",
+    "metal_utility",
+    "simd/simd.h",
+];
+
+/// The compiler's name.
+fn compiler() -> PathBuf {
+    std::env::var_os("METAL_STANDIN_CLANG").map_or_else(|| "clang-19".into(), PathBuf::from)
+}
+
+/// What `clang --version` says in its first line; `None` if there is no clang.
+pub(crate) fn version() -> Option<&'static str> {
+    static VERSION: OnceLock<Option<String>> = OnceLock::new();
+    VERSION
+        .get_or_init(|| {
+            let output = Command::new(compiler()).arg("--version").output().ok()?;
+            Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_string())
+        })
+        .as_deref()
+}
+
+/// Options that decide what a type, a number or an address space is.
+pub(crate) fn options(source: &Source, target: Target) -> Vec<String> {
+    let mut options: Vec<&str> = vec![
+        "-x",
+        "c++",
+        "-std=gnu++23",
+        "-O2",
+        "-w",
+        "-Wno-c++11-narrowing",
+        "-nostdinc",
+        "-fno-exceptions",
+        "-fno-rtti",
+        "-fno-threadsafe-statics",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=fast",
+        "-fno-color-diagnostics",
+        "-fno-caret-diagnostics",
+        "-fno-strict-aliasing",
+        "-fno-stack-protector",
+        "-fno-asynchronous-unwind-tables",
+        "-ferror-limit=50",
+        "-ftemplate-depth=1024",
+        "-Xclang",
+        "-cl-single-precision-constant",
+        "-Xclang",
+        "-ffloat16-excess-precision=none",
+        "-Xclang",
+        "-fbfloat16-excess-precision=none",
+    ];
+    match target {
+        Target::Cpu if cfg!(target_arch = "x86_64") => {
+            options.extend(["--target=x86_64-linux-gnu", "-march=x86-64-v3"])
+        }
+        Target::Cpu => options.push("--target=aarch64-linux-gnu"),
+        Target::Nvidia => options.extend(NVPTX),
+    }
+    if source.fast_math {
+        // NaN and infinity stay what they are: kernels mask with -INFINITY under fast math, and get what they mean.
+        options.extend([
+            "-fassociative-math",
+            "-freciprocal-math",
+            "-fno-signed-zeros",
+            "-fapprox-func",
+            "-D__FAST_MATH__=1",
+        ]);
+    }
+    options.into_iter().map(String::from).collect()
+}
+
+const NVPTX: [&str; 6] =
+    ["--target=nvptx64-nvidia-cuda", "-march=sm_90", "-Xclang", "-target-feature", "-Xclang", "+ptx80"];
+
+/// Feeds clang and takes what it writes.
+fn run(arguments: &[String], input: &str) -> Result<String, Diagnostics> {
+    let spawned = Command::new(compiler())
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = spawned.map_err(|error| {
+        Diagnostics(format!(
+            "the compiler '{}' does not start: {error}. METAL_STANDIN_CLANG names another; without one, kernels come \
+             from the cache ({})",
+            compiler().display(),
+            cache::directory().display()
+        ))
+    })?;
+    let mut stdin = child.stdin.take();
+    let input = input.to_string();
+    let writer = std::thread::spawn(move || {
+        // A compiler that stops early closes its end; its messages say why.
+        if let Some(stdin) = stdin.as_mut() {
+            let _ = stdin.write_all(input.as_bytes());
+        }
+    });
+    let output = child.wait_with_output().map_err(|error| Diagnostics(format!("the compiler failed: {error}")))?;
+    let _ = writer.join();
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(Diagnostics(String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+}
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_string()).collect()
+}
+
+/// Writes the headers once, where clang finds them.
+fn headers() -> Result<PathBuf, Diagnostics> {
+    let directory = cache::directory().join(format!("include-{}", &cache::headers_key()[..16]));
+    let done = directory.join("complete");
+    if !done.exists() {
+        for (name, text) in HEADERS {
+            cache::write(&directory.join(name), text.as_bytes())?;
+        }
+        for name in INCLUDED {
+            cache::write(&directory.join("program").join(name), b"#pragma once\n#include \"../macros.h\"\n")?;
+        }
+        cache::write(&directory.join("program/simd/simd.h"), b"#pragma once\n#include \"../../macros.h\"\n")?;
+        cache::write(&done, b"")?;
+    }
+    Ok(directory)
+}
+
+/// The user's text through the preprocessor.
+pub(crate) fn preprocess(source: &Source) -> Result<String, Diagnostics> {
+    let headers = headers()?;
+    let (major, minor) = (source.language_version >> 16, source.language_version & 0xffff);
+    let mut arguments = strings(&["-x", "c++", "-E", "-nostdinc", "-undef", "-fno-color-diagnostics", "-w"]);
+    arguments.push(format!("-I{}", headers.join("program").display()));
+    arguments.push(format!("-D__METAL_VERSION__={}", major * 100 + minor * 10));
+    arguments.extend(strings(&["-D__METAL__=1", "-D__METAL_MACOS__=1", "-D__HAVE_BFLOAT__=1", "-D__APPLE__=1"]));
+    if major * 10 + minor < 31 {
+        arguments.push("-U__HAVE_BFLOAT__".into());
+    }
+    arguments.extend(source.macros.iter().map(|(name, body)| format!("-D{name}={body}")));
+    arguments.push("-".into());
+    let text = format!("# 1 \"{FILE}\"\n{}\n", source.text);
+    run(&arguments, &text).map_err(|errors| Diagnostics(with_lines(&errors.0, source)))
+}
+
+/// Adds the offending line and a caret below each message about the user's text.
+fn with_lines(messages: &str, source: &Source) -> String {
+    let mut result = String::new();
+    for message in messages.lines() {
+        let mut parts = message.strip_prefix(FILE).unwrap_or("").splitn(4, ':').skip(1);
+        let number = |part: Option<&str>| part.and_then(|n| n.parse::<usize>().ok());
+        let (line, column) = (number(parts.next()), number(parts.next()));
+        let _ = writeln!(result, "{message}");
+        if let (Some(line), Some(column)) = (line, column) {
+            if let Some(text) = source.text.lines().nth(line.wrapping_sub(1)) {
+                let blank: String =
+                    text.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+                let _ = writeln!(result, "{text}\n{blank}^");
+            }
+        }
+    }
+    result.truncate(result.trim_end().len());
+    result
+}
+
+/// Our own findings, as clang would print them.
+pub(crate) fn faults(faults: &[Fault], source: &Source) -> Diagnostics {
+    let mut text = String::new();
+    for fault in faults {
+        let _ = writeln!(text, "{FILE}:{}:{}: error: {}", fault.place.line, fault.place.column, fault.message);
+    }
+    Diagnostics(with_lines(&text, source))
+}
+
+/// clang's words for what MSL calls otherwise.
+const WORDS: [(&str, &str); 5] = [
+    ("__attribute__((address_space(1)))", "device"),
+    ("__attribute__((address_space(2)))", "constant"),
+    ("__attribute__((address_space(3)))", "threadgroup"),
+    ("_Float16", "half"),
+    ("__bf16", "bfloat"),
+];
+
+/// clang's messages about the rewritten text, in the user's places.
+fn translate(messages: &str, text: &Text, source: &Source) -> Diagnostics {
+    let mut result = String::new();
+    let mut seen_error = false;
+    for message in messages.lines() {
+        let mut words = message.to_string();
+        for (old, new) in WORDS {
+            words = words.replace(old, new);
+        }
+        let parts: Vec<&str> = words.splitn(4, ':').collect();
+        match parts[..] {
+            ["<stdin>", line, column, rest] => {
+                let place = text.place(line.parse().unwrap_or(0), column.parse().unwrap_or(0));
+                seen_error |= rest.contains("error:");
+                let _ = writeln!(result, "{FILE}:{}:{}:{rest}", place.line, place.column);
+            }
+            // Notes that point into the library or list every candidate help nobody.
+            _ if words.contains("note:") => {}
+            _ if words.ends_with("generated.") || words.starts_with("In file included") => {}
+            _ => {
+                let _ = writeln!(result, "{words}");
+            }
+        }
+    }
+    if !seen_error && result.is_empty() {
+        result = messages.to_string();
+    }
+    Diagnostics(with_lines(&result, source))
+}
+
+/// The standard library, precompiled for these options. Compiling it is most of a small kernel's time.
+fn precompiled(source: &Source, target: Target) -> Result<PathBuf, Diagnostics> {
+    let headers = headers()?;
+    let options = options(source, target);
+    let key = cache::key(&[version().unwrap_or(""), &options.join(" "), &cache::headers_key()]);
+    let file = cache::directory().join(format!("library-{}.pch", &key[..32]));
+    if file.exists() {
+        return Ok(file);
+    }
+    let temporary = cache::temporary(&file);
+    let mut arguments = options;
+    arguments[1] = "c++-header".into();
+    arguments.push(format!("-I{}", headers.display()));
+    arguments.push("-fpch-instantiate-templates".into());
+    arguments.extend([headers.join("msl.h").display().to_string(), "-o".into(), temporary.display().to_string()]);
+    run(&arguments, "")?;
+    cache::rename(&temporary, &file)?;
+    Ok(file)
+}
+
+/// Checks the whole program.
+pub(crate) fn check(text: &Text, source: &Source) -> Result<(), Diagnostics> {
+    let mut arguments = options(source, Target::Cpu);
+    arguments.extend(["-include-pch".into(), precompiled(source, Target::Cpu)?.display().to_string()]);
+    arguments.extend(strings(&["-DMSL_INSTANCE(...)=__VA_ARGS__", "-fsyntax-only", "-"]));
+    run(&arguments, &text.text).map(drop).map_err(|errors| translate(&errors.0, text, source))
+}
+
+/// IR of the program with the entry point of one kernel, before any optimization.
+pub(crate) fn lower(text: &Text, entry: &str, source: &Source, target: Target) -> Result<String, Diagnostics> {
+    let mut arguments = options(source, target);
+    arguments.extend(["-include-pch".into(), precompiled(source, target)?.display().to_string()]);
+    arguments.extend(strings(&["-DMSL_INSTANCE(...)=", "-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm"]));
+    arguments.extend(strings(&["-o", "-", "-"]));
+    let whole = format!("{}{entry}", text.text);
+    run(&arguments, &whole).map_err(|errors| translate(&errors.0, text, source))
+}
+
+/// Optimizes IR: to IR for the CPU executor, to PTX for NVIDIA.
+pub(crate) fn optimize(ir: &str, target: Target, output: &Path) -> Result<String, Diagnostics> {
+    let mut arguments = strings(&["-x", "ir", "-O2", "-S", "-w", "-mllvm", "-inline-threshold=2000"]);
+    match target {
+        // The executor checks every access: it wants them one by one.
+        Target::Cpu => arguments.extend(strings(&["-emit-llvm", "-fno-vectorize", "-fno-slp-vectorize"])),
+        Target::Nvidia => arguments.extend(strings(&NVPTX)),
+    }
+    arguments.extend(["-ffp-contract=fast".into(), "-o".into(), output.display().to_string(), "-".into()]);
+    run(&arguments, ir)?;
+    std::fs::read_to_string(output).map_err(|error| Diagnostics(format!("{}: {error}", output.display())))
+}

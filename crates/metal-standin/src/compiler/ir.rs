@@ -1,0 +1,113 @@
+//! What is done to LLVM IR in text, between clang's front end and its optimizer.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+
+use super::{ConstantValue, Target};
+
+/// Function constants with their values, threadgroup variables, NVIDIA's address spaces and entry point.
+pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<ConstantValue>)], target: Target) -> String {
+    let mut result = String::with_capacity(ir.len());
+    let mut variables: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    let mut declared = HashSet::new();
+    for line in ir.lines() {
+        let mut line = line.to_string();
+        if target == Target::Nvidia {
+            line = line.replace("addrspace(2)", "addrspace(1)");
+            while let Some(at) = line.find(".p2") {
+                if !line[at + 3..].starts_with(['.', 'i', '(']) {
+                    break;
+                }
+                line.replace_range(at..at + 3, ".p1");
+            }
+            if line.starts_with("define ") {
+                line = line.replace(&format!(" void @{entry}("), &format!(" ptx_kernel void @{entry}("));
+            }
+        }
+        if line.starts_with("declare ") {
+            let name = line.split('@').nth(1).and_then(|rest| rest.split('(').next()).unwrap_or("").to_string();
+            if matches!(&*name, "msl_threadgroup_memory" | "msl_dynamic_threadgroup_memory") || !declared.insert(name) {
+                continue;
+            }
+        }
+        if let Some(defined) = function_constant(&line, constants) {
+            line = defined;
+        } else if let Some((result, call)) = line.split_once(" = ").filter(|(_, c)| c.contains("@msl_")) {
+            if let Some(arguments) = call.split("@msl_threadgroup_memory(").nth(1) {
+                let mut numbers = arguments.split(',').map(|a| {
+                    let digits: String = a.chars().rev().skip_while(|c| !c.is_ascii_digit()).collect();
+                    let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+                    digits.chars().rev().collect::<String>().parse::<u32>().unwrap_or(0)
+                });
+                let mut number = || numbers.next().unwrap_or(0);
+                let (variable, bytes, align) = (number(), number(), number());
+                let name = format!("msl.threadgroup.{variable}.{bytes}");
+                line = format!("{result} = getelementptr i8, ptr addrspace(3) @{name}, i64 0");
+                variables.insert(name, (bytes, align.max(16)));
+            } else if call.contains("@msl_dynamic_threadgroup_memory(") {
+                line = format!("{result} = getelementptr i8, ptr addrspace(3) @msl.dynamic, i64 0");
+            }
+        }
+        result.push_str(&line);
+        result.push('\n');
+    }
+    for (name, (bytes, align)) in variables {
+        let _ = writeln!(result, "@{name} = internal addrspace(3) global [{bytes} x i8] undef, align {align}");
+    }
+    if result.contains("@msl.dynamic,") {
+        result.push_str("@msl.dynamic = external addrspace(3) global [0 x i8], align 16\n");
+    }
+    result
+}
+
+/// `@x = external … constant i8` with the value it is given.
+fn function_constant(line: &str, constants: &[(String, Option<ConstantValue>)]) -> Option<String> {
+    let (name, rest) = line.strip_prefix('@')?.split_once(" = external ")?;
+    let value = match name.strip_prefix("msl_defined_") {
+        Some(of) => {
+            let (_, value) = constants.iter().find(|(constant, _)| constant == of)?;
+            u8::from(value.is_some()).to_string()
+        }
+        None => match constants.iter().find(|(constant, _)| constant == name)?.1? {
+            ConstantValue::Bool(v) => u8::from(v).to_string(),
+            ConstantValue::Short(v) => v.to_string(),
+            ConstantValue::UShort(v) => v.to_string(),
+            ConstantValue::Int(v) => v.to_string(),
+            ConstantValue::UInt(v) => v.to_string(),
+            ConstantValue::Float(v) => format!("0x{:016X}", f64::from(v).to_bits()),
+        },
+    };
+    // `addrspace(2) constant i8, align 1` or, for what is not constant to C++, `addrspace(2) global …`.
+    let (space, rest) = rest.split_once(' ').filter(|(word, _)| word.starts_with("addrspace")).or_else(|| {
+        let at = rest.find("addrspace")?;
+        rest[at..].split_once(' ')
+    })?;
+    let type_name = rest.trim_start_matches("constant ").trim_start_matches("global ").split(',').next()?;
+    Some(format!("@{name} = internal {space} constant {type_name} {value}"))
+}
+
+/// Bytes of threadgroup memory that the optimized code still declares.
+pub(crate) fn threadgroup_bytes(code: &str) -> u32 {
+    let names = code.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("msl.threadgroup.").or_else(|| line.split_once("msl_$_threadgroup_$_"))?;
+        let declares = (line.starts_with('@') && line.contains(" = ")) || line.contains(".shared ");
+        let end = |c: char| !c.is_ascii_digit();
+        let bytes = rest.split_once(['.', '$'])?.1.trim_start_matches(['_', '$', '.']).split(end).next()?;
+        declares.then(|| bytes.parse::<u32>().ok()).flatten()
+    });
+    names.map(|bytes| bytes.next_multiple_of(16)).sum()
+}
+
+/// Names that the optimized IR uses and nobody defines.
+pub(crate) fn undefined(ir: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for line in ir.lines() {
+        let external = line.starts_with('@') && line.contains(" = external ");
+        if external || line.starts_with("declare ") {
+            if let Some(rest) = line.split('@').nth(1) {
+                names.push(rest.split([' ', '(']).next().unwrap_or("").to_string());
+            }
+        }
+    }
+    names
+}

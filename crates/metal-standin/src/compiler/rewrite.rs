@@ -1,0 +1,453 @@
+//! Writes the program as clang takes it: attributes gone, conversions to vectors as calls, `threadgroup` variables as
+//! memory asked from the runtime, structs copyable between address spaces. Nothing moves to another line, and each place
+//! of the text that is written knows the token it came from.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use super::lexer::{Kind, Place, Token, closing, closing_angle};
+use super::program::{Program, Struct};
+
+/// What clang compiles.
+#[derive(Default)]
+pub(crate) struct Text {
+    pub text: String,
+    /// For each line, the columns where tokens start and their places.
+    map: Vec<Vec<(u32, Place)>>,
+}
+
+impl Text {
+    /// The user's place for a line and column of `text`, both counted from 1.
+    pub(crate) fn place(&self, line: u32, column: u32) -> Place {
+        let row = self.map.get((line as usize).wrapping_sub(1)).map_or(&[][..], |row| row);
+        let token = row.iter().rev().find(|(start, _)| *start <= column).or(row.first());
+        token.map_or(Place::default(), |(_, place)| *place)
+    }
+}
+
+/// Words that MSL has and C++ has not, or the other way round, where they are not types.
+const RENAMED: [(&str, &str); 8] = [
+    ("kernel", "__attribute__((always_inline)) inline"),
+    ("requires", "requires_"),
+    ("concept", "concept_"),
+    ("char8_t", "char8_t_"),
+    ("co_await", "co_await_"),
+    ("consteval", "consteval_"),
+    ("linux", "linux_"),
+    ("unix", "unix_"),
+];
+
+pub(crate) struct Rewriter<'a> {
+    program: &'a Program,
+    before: BTreeMap<usize, Vec<String>>,
+    after: BTreeMap<usize, Vec<String>>,
+    replace: HashMap<usize, String>,
+    vectors: HashSet<String>,
+}
+
+/// `float4`, `half2x3`, `packed_uchar4`, `simdgroup_float8x8`…: types whose conversions clang does not know.
+fn is_vector_name(name: &str) -> bool {
+    let name = name.strip_prefix("packed_").unwrap_or(name);
+    let scalars =
+        ["float", "half", "bfloat", "bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong"];
+    scalars.iter().any(|scalar| {
+        name.strip_prefix(scalar).is_some_and(|rest| {
+            let width = |b: &u8| (b'2'..=b'4').contains(b);
+            matches!(rest.as_bytes(), [n] if width(n))
+                || matches!(rest.as_bytes(), [c, b'x', r] if width(c) && width(r))
+        })
+    })
+}
+
+impl<'a> Rewriter<'a> {
+    pub(crate) fn new(program: &'a Program) -> Self {
+        let names = program.tokens.iter().filter(|t| t.is_name() && is_vector_name(&t.text));
+        let mut vectors: HashSet<String> = names.map(|t| t.to_string()).collect();
+        vectors.extend(program.type_names.iter().cloned());
+        Rewriter { program, before: BTreeMap::new(), after: BTreeMap::new(), replace: HashMap::new(), vectors }
+    }
+
+    /// The whole program.
+    pub(crate) fn write(mut self) -> Text {
+        for at in 0..self.tokens().len() {
+            self.word(at);
+            self.conversion(at);
+        }
+        self.instances();
+        self.function_constants();
+        self.structs();
+        for range in self.program.functions.iter().map(|f| f.body.clone()) {
+            self.threadgroup_variables(range);
+        }
+        self.emit()
+    }
+
+    fn tokens(&self) -> &'a [Token] {
+        &self.program.tokens
+    }
+
+    fn is(&self, at: usize, text: &str) -> bool {
+        self.tokens().get(at).is_some_and(|t| t.is(text))
+    }
+
+    fn insert_before(&mut self, at: usize, text: impl Into<String>) {
+        self.before.entry(at).or_default().push(text.into());
+    }
+
+    fn insert_after(&mut self, at: usize, text: impl Into<String>) {
+        self.after.entry(at).or_default().push(text.into());
+    }
+
+    fn drop(&mut self, range: Range<usize>) {
+        for at in range {
+            self.replace.insert(at, String::new());
+        }
+    }
+
+    fn word(&mut self, at: usize) {
+        let token = &self.tokens()[at];
+        if let Some((_, new)) = RENAMED.iter().find(|(old, _)| token.is_name() && token.is(old)) {
+            self.replace.insert(at, (*new).to_string());
+        }
+        if token.kind == Kind::Number {
+            let text = token.text.to_ascii_lowercase();
+            if let Some(digits) = text.strip_suffix("bf").filter(|_| !text.starts_with("0x")) {
+                self.replace.insert(at, format!("((bfloat){digits}f)"));
+            } else if let Some(digits) = text.strip_suffix('h') {
+                let dot = if digits.contains(['.', 'e']) { "" } else { ".0" };
+                self.replace.insert(at, format!("((half){digits}{dot}f)"));
+            }
+        }
+        if token.kind == Kind::Pragma && token.text.contains("METAL") {
+            self.replace.insert(at, String::new());
+        }
+    }
+
+    /// The type written at `at`: its tokens, if its conversions must become calls.
+    fn vector_type(&self, at: usize) -> Option<Range<usize>> {
+        let mut name = at;
+        if self.is(at, "metal") && self.is(at + 1, "::") {
+            name = at + 2;
+        }
+        let token = self.tokens().get(name)?;
+        if token.is("vec") && self.is(name + 1, "<") {
+            return Some(at..closing_angle(self.tokens(), name + 1)? + 1);
+        }
+        (token.is_name() && self.vectors.contains(&*token.text)).then_some(at..name + 1)
+    }
+
+    /// `T(…)`, `(T)x` and `static_cast<T>(x)` become `msl::make<T>(…)`.
+    fn conversion(&mut self, at: usize) {
+        let previous = at.checked_sub(1).map_or("", |i| &*self.tokens()[i].text);
+        if self.is(at, "static_cast") && self.is(at + 1, "<") {
+            if let Some(range) = self.vector_type(at + 2).filter(|r| self.is(r.end, ">")) {
+                let _ = range;
+                self.replace.insert(at, "msl::make".to_string());
+            }
+            return;
+        }
+        if self.is(at, "(") {
+            let Some(range) = self.vector_type(at + 1).filter(|r| self.is(r.end, ")")) else { return };
+            let before = at.checked_sub(1).map(|i| &self.tokens()[i]);
+            let call = before.is_some_and(|t| {
+                (t.is_name() && !matches!(&*t.text, "return" | "else" | "do" | "case"))
+                    || t.is(")")
+                    || t.is("]")
+                    || t.is(">")
+            });
+            // `>` may be an operator: a cast follows it only if something to cast follows the parenthesis.
+            let operand = range.end + 1;
+            if (call && previous != ">") || !self.starts_operand(operand) {
+                return;
+            }
+            let end = self.operand(operand);
+            self.replace.insert(at, "msl::make<".to_string());
+            self.replace.insert(range.end, ">(".to_string());
+            self.insert_after(end, ")");
+            return;
+        }
+        if matches!(previous, "::" | "." | "->" | "operator" | "~") {
+            return;
+        }
+        if let Some(range) = self.vector_type(at).filter(|r| self.is(r.end, "(")) {
+            // `float4 (&x)[2]`, `T (*f)(int)`: a declarator.
+            let inner = range.end + 1;
+            let declarator = (self.is(inner, "&") || self.is(inner, "*"))
+                && self.tokens().get(inner + 1).is_some_and(Token::is_name)
+                && self.is(inner + 2, ")")
+                && (self.is(inner + 3, "[") || self.is(inner + 3, "("));
+            let new_name = self.tokens()[at].is_name() && matches!(previous, "struct" | "class" | "typename");
+            if !declarator && !new_name {
+                self.insert_before(at, "msl::make<");
+                self.insert_after(range.end - 1, ">");
+            }
+        }
+    }
+
+    fn starts_operand(&self, at: usize) -> bool {
+        self.tokens().get(at).is_some_and(|t| match t.kind {
+            Kind::Name => !matches!(&*t.text, "const" | "volatile" | "device" | "threadgroup" | "constant" | "thread"),
+            Kind::Number | Kind::Text => true,
+            Kind::Punctuation => matches!(&*t.text, "(" | "-" | "+" | "!" | "~" | "*" | "&" | "::" | "++"),
+            Kind::Pragma => false,
+        })
+    }
+
+    /// The last token of the operand of a cast that starts at `at`.
+    fn operand(&self, mut at: usize) -> usize {
+        let tokens = self.tokens();
+        while tokens.get(at).is_some_and(|t| matches!(&*t.text, "-" | "+" | "!" | "~" | "*" | "&" | "++")) {
+            at += 1;
+        }
+        if self.is(at, "(") {
+            let close = closing(tokens, at);
+            // A cast's operand goes on; so does `(a)` if it is called or subscripted, below.
+            if self.is_type(at + 1..close) && self.starts_operand(close + 1) && !self.is(close + 1, "-") {
+                return self.operand(close + 1);
+            }
+            at = close;
+        }
+        loop {
+            let next = tokens.get(at + 1).map_or("", |t| &*t.text);
+            match next {
+                "::" | "." | "->" => {
+                    at += if self.is(at + 2, "template") { 3 } else { 2 };
+                }
+                "(" | "[" | "{" if next != "{" || tokens[at].is_name() || tokens[at].is(">") => {
+                    at = closing(tokens, at + 1);
+                }
+                "<" if tokens[at].is_name() => match closing_angle(tokens, at + 1) {
+                    Some(close) if self.is(close + 1, "(") || self.is(close + 1, "::") => at = close,
+                    _ => return at,
+                },
+                "++" => at += 1,
+                _ => return at.min(tokens.len() - 1),
+            }
+        }
+    }
+
+    /// Whether tokens in parentheses are a type, so that the parentheses are a cast.
+    fn is_type(&self, range: Range<usize>) -> bool {
+        let tokens = &self.tokens()[range.clone()];
+        let words = [
+            "device",
+            "thread",
+            "threadgroup",
+            "constant",
+            "const",
+            "unsigned",
+            "float",
+            "half",
+            "bfloat",
+            "bool",
+            "char",
+            "uchar",
+            "short",
+            "ushort",
+            "int",
+            "uint",
+            "long",
+            "ulong",
+            "size_t",
+            "uint8_t",
+            "int8_t",
+            "uint16_t",
+            "int16_t",
+            "uint32_t",
+            "int32_t",
+            "uint64_t",
+            "int64_t",
+        ];
+        tokens.first().is_some_and(|t| words.iter().any(|word| t.is(word)))
+            || self.vector_type(range.start).is_some_and(|r| r.end == range.end)
+    }
+
+    /// Instances of kernels are checked with the library, and then made one by one.
+    fn instances(&mut self) {
+        for range in &self.program.instances {
+            for at in range.clone().filter(|at| self.program.tokens[*at].is("kernel")) {
+                self.replace.insert(at, String::new());
+            }
+            self.insert_before(range.start, "MSL_INSTANCE(");
+            self.insert_after(range.end - 1, ")");
+        }
+    }
+
+    /// `constant bool x [[function_constant(3)]];` is declared here and defined in the IR, when its value is known.
+    fn function_constants(&mut self) {
+        for constant in &self.program.constants {
+            let variable = self
+                .program
+                .variables
+                .iter()
+                .find(|range| self.tokens()[(*range).clone()].last().is_some_and(|t| t.is(&constant.name)));
+            let Some(range) = variable.cloned() else { continue };
+            for at in range.clone() {
+                if self.is(at, "static") || self.is(at, "const") || self.is(at, "constexpr") {
+                    self.drop(at..at + 1);
+                }
+            }
+            self.insert_before(range.start, "extern");
+            self.insert_after(range.end, format!("extern constant bool msl_defined_{};", constant.name));
+        }
+        for at in 0..self.tokens().len() {
+            if self.is(at, "is_function_constant_defined") && self.is(at + 1, "(") {
+                let name = &self.tokens()[at + 2].text;
+                if self.program.constants.iter().any(|c| *c.name == **name) {
+                    let from = if self.is(at.wrapping_sub(1), "::") { at - 2 } else { at };
+                    self.drop(from..at);
+                    self.replace.insert(at, format!("msl_defined_{name}"));
+                    self.drop(at + 1..closing(self.tokens(), at + 1) + 1);
+                }
+            }
+        }
+    }
+
+    fn structs(&mut self) {
+        for index in 0..self.program.structs.len() {
+            let found = self.program.structs[index].clone();
+            self.structure(&found, index);
+        }
+    }
+
+    /// Copies between address spaces for a struct, unless it has its own.
+    fn structure(&mut self, found: &Struct, index: usize) {
+        let name = match (found.name.is_empty(), found.is_typedef) {
+            (false, _) => found.name.clone(),
+            (true, true) => {
+                let name = format!("msl_struct_{index}");
+                self.insert_after(found.keyword, name.clone());
+                name
+            }
+            (true, false) => return,
+        };
+        let tokens = self.tokens();
+        let body = &tokens[found.body.start + 1..found.body.end];
+        let own_constructor = body.windows(2).any(|w| w[0].is(&name) && w[1].is("("));
+        let own_copy = body.windows(2).any(|w| w[0].is("operator") && w[1].is("="))
+            || body.windows(6).any(|w| {
+                w[0].is(&name) && w[1].is("(") && w[2..].iter().any(|t| t.is("&")) && w[2..].iter().any(|t| t.is(&name))
+            });
+        if own_copy {
+            return;
+        }
+        let anonymous_union = self.program.structs.iter().any(|inner| {
+            inner.name.is_empty()
+                && inner.keyword > found.body.start
+                && inner.body.end < found.body.end
+                && self.is(inner.body.end + 1, ";")
+        });
+        let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
+        let own = if own_constructor { String::new() } else { format!("{name}() = default; ") };
+        let public = if self.is(found.keyword, "class") { "public: " } else { "" };
+        let private = if self.is(found.keyword, "class") { "private: " } else { "" };
+        let is_local_union = self.is(found.keyword, "union");
+        if is_local_union {
+            return;
+        }
+        self.insert_after(
+            found.body.start,
+            format!("{public}{own}{constructors}({name}) MSL_ASSIGNMENTS({name}) {private}"),
+        );
+    }
+
+    /// `threadgroup float x[32], y;` in a function is memory that the threads of a threadgroup share.
+    fn threadgroup_variables(&mut self, body: Range<usize>) {
+        let tokens = self.tokens();
+        for at in body.clone() {
+            if !self.is(at, "threadgroup") {
+                continue;
+            }
+            let mut start = at;
+            while start > body.start && matches!(&*tokens[start - 1].text, "const" | "volatile" | "static") {
+                start -= 1;
+            }
+            if !matches!(&*tokens[start - 1].text, "{" | "}" | ";") && tokens[start - 1].kind != Kind::Pragma {
+                continue;
+            }
+            let Some(variables) = self.declarators(at + 1) else { continue };
+            let (first, end) = (variables[0].start, variables[variables.len() - 1].end);
+            let element = self.program.text(at + 1..first);
+            self.drop(start..end + 1);
+            let mut text = String::new();
+            for variable in variables {
+                let name = &tokens[variable.start].text;
+                let dimensions = self.program.text(variable.start + 1..variable.end);
+                let _ = write!(
+                    text,
+                    "typedef {element} msl_type_{name} {dimensions}; threadgroup msl_type_{name} &{name} = *(threadgroup \
+                     msl_type_{name} *)msl_threadgroup_memory({}, sizeof(msl_type_{name}), alignof(msl_type_{name}));",
+                    variable.start
+                );
+            }
+            self.insert_before(at, text);
+        }
+    }
+
+    /// Names with their dimensions, up to the `;`, if this declares variables and not pointers or references.
+    fn declarators(&self, start: usize) -> Option<Vec<Range<usize>>> {
+        let tokens = self.tokens();
+        let mut result = Vec::new();
+        let mut at = start;
+        loop {
+            match tokens.get(at).map(|t| &*t.text)? {
+                "*" | "&" | "=" | "{" | "(" | "&&" => return None,
+                "<" => at = closing_angle(tokens, at)?,
+                "[" => at = closing(tokens, at),
+                "," | ";" => {
+                    let mut name = at - 1;
+                    while tokens[name].is("]") {
+                        let close = name;
+                        name = (start..close).rev().find(|i| self.is(*i, "[") && closing(tokens, *i) == close)? - 1;
+                    }
+                    result.push(name..at);
+                    if self.is(at, ";") {
+                        return Some(result);
+                    }
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+    }
+
+    fn emit(mut self) -> Text {
+        let program = self.program;
+        // Kept instantiations are what `Library::compile` checks; attributes are gone from them already.
+        let mut text = Text { text: String::new(), map: vec![Vec::new()] };
+        let mut column = 1_u32;
+        for (at, token) in program.tokens.iter().enumerate() {
+            while (text.map.len() as u32) < token.row + 1 {
+                text.text.push('\n');
+                text.map.push(Vec::new());
+                column = 1;
+            }
+            let place = token.place;
+            let mut put = |word: &str, space: bool| {
+                if word.is_empty() {
+                    return;
+                }
+                if space && column > 1 {
+                    text.text.push(' ');
+                    column += 1;
+                }
+                if let Some(row) = text.map.last_mut() {
+                    row.push((column, place));
+                }
+                text.text.push_str(word);
+                column += word.len() as u32;
+            };
+            for word in self.before.remove(&at).unwrap_or_default() {
+                put(&word, true);
+            }
+            let replaced = self.replace.get(&at);
+            put(replaced.map_or(&*token.text, |new| new), token.space || replaced.is_some());
+            for word in self.after.remove(&at).unwrap_or_default() {
+                put(&word, true);
+            }
+        }
+        text.text.push('\n');
+        text
+    }
+}
