@@ -304,8 +304,12 @@ pub(crate) fn lower(text: &Text, entry: &str, source: &Source, target: Target) -
     let mut arguments = options(source, target);
     arguments.extend(["-include-pch".into(), precompiled(source, target)?.display().to_string()]);
     arguments.extend(strings(&["-DMSL_INSTANCE(...)=", "-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm"]));
+    if target == Target::Cpu {
+        // Lines for the executor's checks; a vector of three is accessed as three, not as four.
+        arguments.extend(strings(&["-gline-tables-only", "-Xclang", "-fpreserve-vec3-type"]));
+    }
     arguments.extend(strings(&["-o", "-", "-"]));
-    let whole = format!("{}{entry}", text.text);
+    let whole = format!("{}# 1 \"{FILE}\"\n{entry}", text.with_line_markers(FILE));
     run(&arguments, &whole).map_err(|errors| translate(&errors.0, text, source))
 }
 

@@ -24,6 +24,23 @@ impl Text {
         let token = row.iter().rev().find(|(start, _)| *start <= column).or(row.first());
         token.map_or(Place::default(), |(_, place)| *place)
     }
+
+    /// The text with `# LINE "FILE"` where the user's lines do not just follow each other: for debug information.
+    pub(crate) fn with_line_markers(&self, file: &str) -> String {
+        let mut marked = String::with_capacity(self.text.len() + 256);
+        let mut expected = 0;
+        for (index, line) in self.text.lines().enumerate() {
+            let place = self.place(index as u32 + 1, 1);
+            if place.line != 0 && place.line != expected {
+                let _ = writeln!(marked, "# {} \"{file}\"", place.line);
+                expected = place.line;
+            }
+            expected += 1;
+            marked.push_str(line);
+            marked.push('\n');
+        }
+        marked
+    }
 }
 
 /// Words that MSL has and C++ has not, or the other way round, where they are not types.

@@ -78,7 +78,7 @@ struct Array {
 impl Array {
     /// `@name = internal addrspace(3) global [32 x float] zeroinitializer, align 16`.
     fn parse(line: &str) -> Option<Array> {
-        let (name, rest) = line.split_once(" = ")?;
+        let (name, rest) = line.split_once(" = ").filter(|(_, rest)| !rest.starts_with("external "))?;
         let (_, rest) = rest.split_once("addrspace(")?;
         let (space, rest) = rest.split_once(") ")?;
         let rest = ["externally_initialized ", "global ", "constant "]

@@ -60,7 +60,8 @@ impl Drop for Loaded {
 /// Compiles (or finds in the cache) and loads.
 pub fn load(kernel: &Kernel, checked: bool) -> Result<Loaded, String> {
     let name = &kernel.name;
-    let source = kernel.code.as_ref();
+    let unoptimized = kernel.code.with_extension("unoptimized.ll");
+    let source = if checked && unoptimized.exists() { &unoptimized } else { kernel.code.as_ref() };
     let text = fs::read_to_string(source).map_err(|why| format!("kernel `{name}`: {}: {why}", source.display()))?;
     let library = compile(source, &text, &kernel.entry, checked).map_err(|why| format!("kernel `{name}`: {why}"))?;
     let frames = frames(&library.with_extension("su")).map_err(|why| format!("kernel `{name}`: {why}"))?;
