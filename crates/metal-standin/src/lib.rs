@@ -6,8 +6,11 @@
 //! would refuse, misbehave or crash, it refuses with a sentence that says why.
 //!
 //! Reading order: `objc` (messages, classes, retain counts), `metal` (the classes), `compiler` (MSL to code),
-//! [`executor`] (what runs a command buffer), `cpu` (fibers and checks).
+//! [`executor`] (what runs a command buffer), [`cpu`] (fibers and checks), `nvidia` (the driver).
 
 pub mod compiler;
 pub mod cpu;
+mod dl;
 pub mod executor;
+#[cfg(feature = "nvidia")]
+pub mod nvidia;
