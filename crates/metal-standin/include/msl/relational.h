@@ -69,11 +69,11 @@ X(bool) X(char) X(short) X(int) X(long)
 // select(a, b, c): c ? b : a.
 #define X(T)                                                                                                      \
     MSL_INLINE constexpr T select(T a, T b, bool c) { return c ? b : a; }                                         \
-    template <class M> MSL_INLINE T##2 select(T##2 a, T##2 b, M c) { return T##2{c.x ? b.x : a.x, c.y ? b.y : a.y}; } \
-    template <class M> MSL_INLINE T##3 select(T##3 a, T##3 b, M c) {                                              \
+    template <class M> requires(!__is_arithmetic(M)) MSL_INLINE T##2 select(T##2 a, T##2 b, M c) { return T##2{c.x ? b.x : a.x, c.y ? b.y : a.y}; } \
+    template <class M> requires(!__is_arithmetic(M)) MSL_INLINE T##3 select(T##3 a, T##3 b, M c) {                                              \
         return T##3{c.x ? b.x : a.x, c.y ? b.y : a.y, c.z ? b.z : a.z};                                           \
     }                                                                                                             \
-    template <class M> MSL_INLINE T##4 select(T##4 a, T##4 b, M c) {                                              \
+    template <class M> requires(!__is_arithmetic(M)) MSL_INLINE T##4 select(T##4 a, T##4 b, M c) {                                              \
         return T##4{c.x ? b.x : a.x, c.y ? b.y : a.y, c.z ? b.z : a.z, c.w ? b.w : a.w};                          \
     }
 MSL_NUMBERS(X)

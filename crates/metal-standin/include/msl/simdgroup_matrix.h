@@ -56,12 +56,11 @@ template <class T, int C, int R> MSL_INLINE simdgroup_matrix<T, C, R>::simdgroup
     const uint row = msl::matrix_row(msl::lane()), column = msl::matrix_column(msl::lane());
     elements = storage_type{row == column ? diagonal : T(0), row == column + 1 ? diagonal : T(0)};
 }
-template <class T, int C, int R> MSL_INLINE simdgroup_matrix<T, C, R> make_filled_simdgroup_matrix(T value) {
+template <class T, int C = 8, int R = C> MSL_INLINE simdgroup_matrix<T, C, R> make_filled_simdgroup_matrix(T value) {
     simdgroup_matrix<T, C, R> m;
     m.elements = vec<T, 2>{value, value};
     return m;
 }
-template <class T, int C, int R, class U> MSL_INLINE simdgroup_matrix<T, C, R> make_filled_simdgroup_matrix(U value) { return make_filled_simdgroup_matrix<T, C, R>((T)value); }
 template <class T> MSL_INLINE simdgroup_matrix<T, 8, 8> make_diagonal_simdgroup_matrix(T value) { return simdgroup_matrix<T, 8, 8>(value); }
 
 #define X(A)                                                                                                                \

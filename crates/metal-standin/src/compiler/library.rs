@@ -241,8 +241,10 @@ fn entries_of(program: &Program) -> Vec<Entry> {
         }
         for range in &program.variables {
             let words: Vec<&Token> = program.tokens[range.clone()].iter().filter(|t| t.is_name()).collect();
-            for word in words.clone() {
-                uses.entry(&*word.text).or_default().extend(words.iter().copied());
+            // `constant bool both = left && right;`: the name before the initializer reaches what is in it.
+            let end = range.clone().find(|i| matches!(&*program.tokens[*i].text, "=" | "[" | "{")).unwrap_or(range.end);
+            if let Some(name) = program.tokens[range.start..end].iter().rfind(|t| t.is_name()) {
+                uses.entry(&*name.text).or_default().extend(words);
             }
         }
     }
