@@ -6,23 +6,14 @@ mod support;
 
 use metal_standin::live_objects;
 use support::{
-    Id, NIL, NO_ERROR, Range, Size, buffer, class, device, library, pipeline, pool, quiet, read, send, text, words,
+    Id, NIL, NO_ERROR, Range, Size, buffer, class, compile, device, library, pipeline, pool, quiet, read, send, text,
+    words,
 };
 
 const FOUR: Size = Size(4, 1, 1);
 
 fn queue(device: Id) -> Id {
     send!(send!(device, c"newCommandQueue" => Id), c"autorelease" => Id)
-}
-
-/// `newLibraryWithSource:` and, if it fails, what the error says.
-fn compile(source: &str, options: Id) -> Result<Id, String> {
-    let mut error = NIL;
-    let library = send!(device(), c"newLibraryWithSource:options:error:", text(source), options, &mut error => Id);
-    match library.is_null() {
-        true => Err(read(send!(error, c"localizedDescription" => Id))),
-        false => Ok(library),
-    }
 }
 
 /// `add_constant` on a buffer.
@@ -90,7 +81,7 @@ fn compile_options_reach_the_compiler() {
 fn functions_are_found_by_name_and_specialized_by_constants() {
     pool(|| {
         let device = device();
-        let library = library(device);
+        let library = library();
         let names = send!(library, c"functionNames" => Id);
         assert_eq!(send!(names, c"count" => usize), 6);
         assert_eq!(read(send!(names, c"objectAtIndex:", 4usize => Id)), "narrow");
@@ -122,7 +113,7 @@ fn a_kernel_with_too_much_threadgroup_memory_gets_no_pipeline() {
             kernel void greedy(device uint *x [[buffer(0)]], uint i [[thread_position_in_threadgroup]]) {
                 threadgroup uint all[10000]; all[i] = i; threadgroup_barrier(mem_flags::mem_threadgroup); x[i] = all[9999 - i];
             }";
-        let message = compile(source, NIL).and_then(|library| {
+        let message: Result<Id, String> = compile(source, NIL).and_then(|library| {
             let function = send!(library, c"newFunctionWithName:", text("greedy") => Id);
             let mut error = NIL;
             let none = send!(device(), c"newComputePipelineStateWithFunction:error:", function, &mut error => Id);

@@ -134,17 +134,25 @@ kernel void faulty(device uint *to [[buffer(0)]], uint i [[thread_position_in_gr
 }
 ";
 
+/// `newLibraryWithSource:`, owned, or what the error says.
+pub fn compile(source: &str, options: Id) -> Result<Id, String> {
+    let mut error = NIL;
+    let library = send!(device(), c"newLibraryWithSource:options:error:", text(source), options, &mut error => Id);
+    match library.is_null() {
+        true => Err(read(send!(error, c"localizedDescription" => Id))),
+        false => Ok(library),
+    }
+}
+
 /// A library of these kernels, owned.
-pub fn library(device: Id) -> Id {
-    let library = send!(device, c"newLibraryWithSource:options:error:", text(KERNELS), NIL, NO_ERROR => Id);
-    assert!(!library.is_null());
-    library
+pub fn library() -> Id {
+    compile(KERNELS, NIL).unwrap_or_else(|message| panic!("{message}"))
 }
 
 /// A pipeline of one of them, owned.
 pub fn pipeline(device: Id, name: &str) -> Id {
     pool(|| {
-        let library = library(device);
+        let library = library();
         let function = send!(library, c"newFunctionWithName:", text(name) => Id);
         let mut error = NIL;
         let pipeline = send!(device, c"newComputePipelineStateWithFunction:error:", function, &mut error => Id);
