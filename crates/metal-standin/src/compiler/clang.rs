@@ -15,13 +15,14 @@ use super::{Diagnostics, Source, Target};
 pub(crate) const FILE: &str = "program_source";
 
 /// The standard library, by file name.
-pub(crate) const HEADERS: [(&str, &str); 17] = [
+pub(crate) const HEADERS: [(&str, &str); 18] = [
     ("msl.h", include_str!("../../include/msl.h")),
     ("macros.h", include_str!("../../include/macros.h")),
     ("msl/types.h", include_str!("../../include/msl/types.h")),
     ("msl/objects.h", include_str!("../../include/msl/objects.h")),
     ("msl/make.h", include_str!("../../include/msl/make.h")),
     ("msl/traits.h", include_str!("../../include/msl/traits.h")),
+    ("msl/scalar_math.h", include_str!("../../include/msl/scalar_math.h")),
     ("msl/math.h", include_str!("../../include/msl/math.h")),
     ("msl/integer.h", include_str!("../../include/msl/integer.h")),
     ("msl/relational.h", include_str!("../../include/msl/relational.h")),

@@ -137,7 +137,11 @@ impl Library {
         let lowered = clang::lower(&parsed.text, &text, &self.source, target)?;
         let prepared = ir::prepare(&lowered, &entry, &constants, target);
         let temporary = cache::temporary(code);
-        let finished = clang::optimize(&prepared, target, &temporary)?;
+        let mut finished = clang::optimize(&prepared, target, &temporary)?;
+        if target == Target::Cpu {
+            finished = ir::resolve_lane(&finished);
+            cache::write(&temporary, finished.as_bytes())?;
+        }
         let undefined = ir::undefined(&finished);
         if let Some((missing, _)) = constants.iter().find(|(c, v)| v.is_none() && undefined.contains(c)) {
             let index = parsed.constants.iter().find(|(c, _)| c == missing).map_or(0, |(_, index)| *index);
