@@ -122,7 +122,8 @@ kernel void scratch(device uint *to [[buffer(0)]], threadgroup uint *given [[thr
                     uint i [[thread_position_in_threadgroup]]) {
     threadgroup uint own[64];
     own[i] = i;
-    given[i] = own[i];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    given[i] = own[(i + 1) % 64];
     to[i] = given[i];
 }
 [[max_total_threads_per_threadgroup(64)]]
