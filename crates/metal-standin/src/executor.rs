@@ -106,6 +106,13 @@ pub trait Executor: Send + Sync {
     /// What kernels are compiled for.
     fn target(&self) -> Target;
 
+    /// Bytes of memory that there are for buffers; `recommendedMaxWorkingSetSize` is three quarters of it.
+    fn memory(&self) -> usize {
+        // SAFETY: asks for two numbers.
+        let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        pages as usize * page as usize
+    }
+
     /// Memory for a buffer: zeroed, unless it is `NoCopy`.
     fn allocate(&self, length: usize, storage: Storage) -> Result<Allocation, String>;
 

@@ -8,9 +8,21 @@
 //! Reading order: `objc` (messages, classes, retain counts), `metal` (the classes), `compiler` (MSL to code),
 //! [`executor`] (what runs a command buffer), [`cpu`] (fibers and checks), `nvidia` (the driver).
 
+// On a Mac the real framework has these symbols.
+#![cfg(not(target_os = "macos"))]
+// The names of exported functions and of parameters in messages are Apple's.
+#![allow(non_snake_case)]
+
 pub mod compiler;
 pub mod cpu;
 mod dl;
 pub mod executor;
+mod machine;
+pub mod metal;
 #[cfg(feature = "nvidia")]
 pub mod nvidia;
+pub mod objc;
+
+pub use machine::{executor, install};
+pub use objc::class::{Method, methods};
+pub use objc::object::live_objects;
