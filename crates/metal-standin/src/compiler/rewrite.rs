@@ -400,7 +400,8 @@ impl<'a> Rewriter<'a> {
         let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
         let (public, private) = if is_class { ("public: ", "private: ") } else { ("", "") };
         // A constant field forbids assignment.
-        let fixed = self.fields(found).is_some_and(|f| f.iter().any(|f| f.0.starts_with("const ") && !f.0.ends_with('*')));
+        let fixed =
+            self.fields(found).is_some_and(|f| f.iter().any(|f| f.0.starts_with("const ") && !f.0.ends_with('*')));
         let assignments = if fixed { String::new() } else { format!("MSL_ASSIGNMENTS({name})") };
         let text = format!("{public}{own}{constructors}({name}) {assignments} {private}");
         self.insert_after(found.body.start, text);
@@ -416,7 +417,9 @@ impl<'a> Rewriter<'a> {
         let mut at = start;
         while at < found.body.end {
             match &*tokens[at].text {
-                ";" | "}" | ":" if !self.is(at, ":") || matches!(&*tokens[at - 1].text, "public" | "private") => start = at + 1,
+                ";" | "}" | ":" if !self.is(at, ":") || matches!(&*tokens[at - 1].text, "public" | "private") => {
+                    start = at + 1
+                }
                 "{" => {
                     at = closing(tokens, at);
                     start = at + 1;
@@ -431,7 +434,10 @@ impl<'a> Rewriter<'a> {
                     let open = if after == close + 1 { at } else { close + 1 };
                     let mut words = Vec::new();
                     let last = after;
-                    while matches!(&*tokens[after].text, "const" | "volatile" | "device" | "constant" | "threadgroup" | "thread") {
+                    while matches!(
+                        &*tokens[after].text,
+                        "const" | "volatile" | "device" | "constant" | "threadgroup" | "thread"
+                    ) {
                         words.push(tokens[after].to_string());
                         after += 1;
                     }

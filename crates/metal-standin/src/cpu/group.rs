@@ -480,3 +480,8 @@ pub extern "C" fn hook_access(address: *const u8, size: u64, kind: u32, line: u3
 pub extern "C" fn hook_line(line: u32) {
     current().line.set(line);
 }
+
+/// `uint msl_lane()`: the running thread's index in its SIMD-group, for functions that are not given `msl_thread`.
+pub extern "C" fn hook_lane() -> u32 {
+    (current().running() % LANES) as u32
+}

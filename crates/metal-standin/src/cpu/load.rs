@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs};
 
-use super::group::{Entry, hook_access, hook_barrier, hook_exchange, hook_line};
+use super::group::{Entry, hook_access, hook_barrier, hook_exchange, hook_lane, hook_line};
 use super::ir;
 use crate::compiler::Kernel;
 use crate::dl::Library;
@@ -140,8 +140,13 @@ fn open(path: &Path, entry: &str, stack: usize) -> Result<Loaded, String> {
     // SAFETY: the compiler's entry points have this type.
     let entry = unsafe { std::mem::transmute::<*mut c_void, Entry>(symbol(entry)?) };
     let mut statics = Vec::new();
-    let hooks: [*const (); ir::HOOKS.len()] =
-        [hook_barrier as *const (), hook_exchange as *const (), hook_access as *const (), hook_line as *const ()];
+    let hooks: [*const (); ir::HOOKS.len()] = [
+        hook_barrier as *const (),
+        hook_exchange as *const (),
+        hook_access as *const (),
+        hook_line as *const (),
+        hook_lane as *const (),
+    ];
     // SAFETY: `msl_hooks` and `msl_arrays` were written by our pass: as many pointers, and rows up to one of zeros.
     let waits = unsafe {
         symbol("msl_hooks")?.cast::<[*const (); ir::HOOKS.len()]>().write(hooks);
