@@ -49,3 +49,6 @@
 #define METAL_INTERNAL inline __attribute__((__always_inline__))
 #define METAL_CONST const
 #define METAL_VALID_ARGS(...)
+#define assert(...) ((void)0)
+#define coherent(...)
+#define __METAL_MEMORY_SCOPE_SYSTEM__ 3
