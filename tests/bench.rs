@@ -190,9 +190,28 @@ fn bad_arguments_are_usage_errors() {
 }
 
 #[test]
-fn numbers_are_not_lost_with_a_drawing_that_cannot_be_written() {
-    let output = run(&["-p", "6", "-n", "1", "-r", "1", "--svg", "/no/such/directory/x.svg"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains("prefill 6"));
-    assert!(text(&output.stderr).contains("/no/such/directory/x.svg"), "{}", text(&output.stderr));
+fn a_drawing_that_cannot_be_written_is_refused_before_anything_is_measured() {
+    // Measuring would take hours.
+    fails(
+        &["-p", "512", "-n", "512", "-r", "1000", "--svg", "/no/such/directory/x.svg"],
+        1,
+        &["/no/such/directory/x.svg"],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    fails(&["-r", "1000", "--svg", dir.path().to_str().unwrap()], 1, &[dir.path().to_str().unwrap()]);
+}
+
+#[test]
+fn what_is_given_twice_is_measured_once() {
+    let report: Value =
+        serde_json::from_str(&small(&["--depth", "0,2,0", "--kv", "q8,f16,q8", "--json"])).expect("JSON");
+    let results = report["results"].as_array().expect("a list");
+    let keys: Vec<_> = results.iter().map(|r| (r["kv"].as_str().unwrap(), r["depth"].as_u64().unwrap())).collect();
+    assert_eq!(keys, [("q8", 0), ("q8", 2), ("f16", 0), ("f16", 2)]);
+    // Decoding reads 1, 2 and 3 positions: in q8, 34 bytes for 32 values.
+    let cache = |i: usize| {
+        let all = results[i]["decode"]["bytes"].as_f64().unwrap();
+        all - 3.0 * report["weight_bytes_per_token"].as_f64().unwrap()
+    };
+    assert!(cache(0) > 0.0 && cache(0) / cache(2) == 34.0 / 64.0, "{} and {}", cache(0), cache(2));
 }

@@ -1,5 +1,6 @@
 //! The commands that run a model, as a user meets them: the real binary, its exit codes, stdout and stderr.
 
+use failed_star::backend::cpu::simd::Level;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -328,6 +329,38 @@ fn a_model_without_a_tokenizer_answers_in_ids() {
 }
 
 #[test]
+fn the_simd_level_can_be_forced() {
+    let one = |more: &[&str], variable: &str| {
+        let args = [&["generate", "Once", "-n", "1"], more].concat();
+        fs(&args).env("FS_SIMD", variable).output().expect("fs runs")
+    };
+    let scalar = ["--simd", "scalar"];
+    for output in [one(&scalar, ""), one(&[], "scalar"), one(&scalar, "nonsense")] {
+        assert!(output.status.success() && text(&output.stderr).contains("cpu scalar"), "{}", text(&output.stderr));
+    }
+    let fastest = Level::detect().name();
+    assert!(text(&one(&[], "").stderr).contains(&format!("cpu {fastest} ")), "an empty variable is none");
+    assert!(one(&["--backend", "reference"], "nonsense").status.success(), "it is for the cpu backend");
+    fails(&one(&["--simd", "sse9"], ""), 2, &["--simd", "sse9", "scalar", fastest]);
+    fails(&one(&[], "sse9"), 2, &["FS_SIMD", "sse9", "scalar", fastest]);
+    fails(&one(&["--simd", "scalar", "--backend", "reference"], ""), 2, &["--simd is for the cpu backend"]);
+    let help = stdout(&["generate", "--help"]);
+    for level in Level::available().into_iter().map(Level::name).chain(Level::missing()) {
+        assert!(help.contains(level), "{help}");
+    }
+}
+
+#[test]
+fn more_threads_than_cores_are_warned_of() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let (fits, more) = (cores.to_string(), (cores + 1).to_string());
+    let notes = |args: &[&str]| text(&run(&[&["logits", "Once", "--top", "1"], args].concat()).stderr);
+    assert!(notes(&["--threads", &more]).contains(&format!("warning: {more} threads on {cores} core")));
+    assert!(!notes(&["--threads", &fits]).contains("warning"));
+    assert_eq!(notes(&["--threads", &more, "--quiet"]), "");
+}
+
+#[test]
 fn timings_count_passes_over_the_weights() {
     let timings = json(&[GREEDY, &["--json"]].concat())["timings"].clone();
     assert_eq!(timings["decoded_tokens"], 11, "the first of 12 tokens comes from the prompt's logits");
@@ -353,4 +386,24 @@ fn an_interrupted_story_ends_cleanly_and_whole() {
         assert_eq!(value["stop_reason"], "interrupted");
         assert_eq!(value["ids"].as_array().map(Vec::len), value["logprobs"].as_array().map(Vec::len));
     }
+}
+
+/// A prompt that nobody types at has nothing to end cleanly: one signal is enough, and it is not waited for input.
+#[cfg(unix)]
+#[test]
+fn waiting_for_input_ends_at_the_first_signal() {
+    use std::io::Read;
+    let mut child = fs(&["chat"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("fs runs");
+    child.stderr.as_mut().expect("a pipe").read_exact(&mut [0]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    for _ in 0..600 {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(130));
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    panic!("still waiting for input");
 }

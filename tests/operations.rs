@@ -8,6 +8,7 @@ use failed_star::backend::reference::Reference;
 use failed_star::backend::{Backend, CachePosition, Heads};
 use failed_star::model::kv_cache::{HostKvCache, KvDType, KvLayout};
 use failed_star::session::verify::{Rounding, contract};
+use failed_star::weights::formats::Activations;
 use failed_star::weights::{DType, SharedBytes, Tensor};
 use half::{bf16, f16};
 
@@ -178,6 +179,34 @@ fn linear_quantized() {
                     cpu.embed(&mut found, &b, &ids);
                     assert_eq!(expected, found, "{} {outputs}x{columns}", row.name);
                 }
+            }
+        }
+    }
+}
+
+/// At every level the kernels compute what each format's own dot product says: the same whole numbers, scaled in f32.
+#[test]
+fn linear_quantized_is_the_formats_dot_product() {
+    let mut random = Random(10);
+    for cpu in levels() {
+        for row in DType::TABLE.iter().filter(|row| row.block > 1) {
+            for rows in [1, 7] {
+                let (columns, outputs) = (768, 40);
+                let tensor = random.tensor(row.dtype, &[outputs, columns]);
+                let (x, weight) = (random.values(rows * columns), cpu.load(&tensor).unwrap());
+                let mut found = vec![f32::NAN; rows * outputs];
+                cpu.linear(&mut found, &x, &weight, rows);
+                let weights = tensor.data.chunks_exact(row.dtype.bytes(columns).unwrap());
+                let weights: Vec<_> = weights.collect();
+                let expected: Vec<f32> = x
+                    .chunks_exact(columns)
+                    .flat_map(|x| {
+                        let x: Vec<_> = x.chunks_exact(32).map(Activations::quantize).collect();
+                        weights.iter().map(move |weights| row.dtype.dot(weights, &x).expect("blocks"))
+                    })
+                    .collect();
+                let record = Record::new("linear", None, &expected, &found);
+                assert!(record.nmse <= 1e-10, "{} {rows} on {:?}: {record:?}", row.name, cpu.info());
             }
         }
     }

@@ -99,6 +99,35 @@ fn what_cannot_be_scored_is_refused() {
     fails(&[], b"", 2, &["FILE"]);
 }
 
+/// Each cache type rounds in its own way, and none far from the others.
+#[test]
+fn the_cache_type_is_the_one_asked_for() {
+    let [exact, q8] = ["f32", "q8"].map(|kv| {
+        let output = run(&["-", "--context", "64", "--kv", kv, "--json"], story(20).as_bytes());
+        let value: Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
+        assert_eq!(value["kv"], kv);
+        value["nll"]["mean"].as_f64().unwrap()
+    });
+    assert!(exact != q8 && (exact / q8 - 1.0).abs() < 0.01, "{exact} and {q8}");
+}
+
+#[test]
+fn a_reference_with_other_tokens_is_refused_though_it_has_as_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let stories = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/stories");
+    for file in std::fs::read_dir(&stories).unwrap().flatten() {
+        std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+    }
+    let path = dir.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let (a, b) = (vocab["A"].clone(), vocab["B"].clone());
+    (vocab["A"], vocab["B"]) = (b, a.clone());
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let words = ["different vocabularies", &format!("token {a} is")];
+    fails(&["-", "--against", dir.path().to_str().unwrap()], story(10).as_bytes(), 1, &words);
+}
+
 #[cfg(unix)]
 #[test]
 fn interrupted_it_reports_what_is_scored() {

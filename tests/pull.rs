@@ -154,7 +154,7 @@ fn a_dropped_connection_is_continued_where_it_stopped() {
 #[cfg(unix)]
 #[test]
 fn a_pull_that_is_interrupted_or_killed_is_continued_by_the_next() {
-    for (signal, code) in [("-INT", Some(130)), ("-KILL", None)] {
+    for (signal, code) in [("-INT", Some(130)), ("-TERM", Some(130)), ("-KILL", None)] {
         let world = World::new();
         world.hub.fault(WEIGHTS, Fault::StallAfter(900_000), 1);
         let mut child = world.command(PULL).stderr(std::process::Stdio::null()).spawn().unwrap();

@@ -5,12 +5,12 @@
 use failed_star::session::perplexity::{PerplexityOptions, score};
 use failed_star::session::{Engine, EngineOptions};
 use failed_star::weights::gguf::Gguf;
-use failed_star::weights::quantize::{Importance, Recipe};
+use failed_star::weights::quantize::{ColumnSums, Importance, Recipe, importance};
 use failed_star::weights::{DType, ModelSource};
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 fn fs(args: &[&str]) -> Output {
@@ -202,6 +202,8 @@ fn rows_that_are_not_whole_blocks_fall_back_and_say_so() {
     let source = ModelSource::resolve(Some(&out)).expect("valid");
     assert!(!source.has_tokenizer());
     succeed(&["generate", "-q", "--model", &out, "--ids", "1,2,3", "--temperature", "0", "-n", "3"]);
+    let words = ["no tokenizer in its GGUF metadata", "`tokenizer.ggml.", "token ids"];
+    fail(fs(&["verify", &out, "--against", "reference"]), &world.0, &words);
 }
 
 /// The first `bytes` bytes of a packed text of `scripts/stories/data`.
@@ -244,13 +246,61 @@ fn importance_lowers_the_divergence_at_4_bits() {
         println!("{kind}: KL divergence {plain:.5} without importance, {weighted:.5} with");
         assert!(weighted < plain && plain < 0.02, "{kind}: {plain} without, {weighted} with");
     }
+    let told = succeed(&["imatrix", &text, &world.path("one.gguf"), "--model", "stories", "-q", "--chunks", "1"]);
+    assert!(told.ends_with("from 512 tokens in 1 chunk\n"), "{told}");
+
     // Another model's file is refused by the first tensor that differs.
     let other = tempfile::tempdir().unwrap();
     let model = tiny(other.path(), None);
     let out = world.path("tiny.gguf");
-    let args = ["quantize", model.to_str().unwrap(), &out, "--type", "q8_0", "--imatrix", &imatrix];
+    let args = ["quantize", model.to_str().unwrap(), &out, "--type", "q4_0", "--imatrix", &imatrix];
     fail(fs(&args), &world.0, &["stories.imatrix.gguf", "`token_embd.weight` has 256 columns, and the model 96"]);
     let gguf = world.path("q4_0.gguf");
-    let args = ["quantize", "stories", &out, "--type", "q8_0", "--imatrix", &gguf];
+    let args = ["quantize", "stories", &out, "--type", "q4_0", "--imatrix", &gguf];
     fail(fs(&args), &world.0, &["`general.type`", "imatrix"]);
+}
+
+#[test]
+fn importance_that_would_change_nothing_is_refused() {
+    let world = World::new();
+    let (imatrix, out) = (world.path("other.imatrix.gguf"), world.path("out.gguf"));
+    let sums = ColumnSums { squares: vec![1.0; 256], rows: 1 };
+    importance::write(Path::new(&imatrix), &[("model.h.0".to_string(), sums)].into(), "text", 512, 1).unwrap();
+    let quantize = |kind: &str| fs(&["quantize", "stories", &out, "--type", kind, "--imatrix", &imatrix]);
+    fail(quantize("q4_0"), &world.0, &["other.imatrix.gguf", "another model's", "`model.h.0`", "`token_embd.weight`"]);
+    for kind in ["f32", "bf16", "f16", "q8_0"] {
+        let output = quantize(kind);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(&format!("--type {kind}")), "{error}");
+    }
+    assert!(!Path::new(&out).exists());
+}
+
+/// What ends a service ends `fs quantize` as Ctrl-C does.
+#[cfg(unix)]
+#[test]
+fn a_terminated_run_leaves_nothing_partial() {
+    let world = World::new();
+    let out = world.path("out.gguf");
+    let files = || std::fs::read_dir(world.0.path()).expect("a directory").count();
+    // The file may be finished before the signal comes.
+    for _ in 0..5 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fs"));
+        command.args(["quantize", "stories", &out, "--type", "q4_k_m", "--threads", "1", "--force"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("fs runs");
+        while files() == 0 && child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().expect("fs ends");
+        if output.status.success() {
+            std::fs::remove_file(&out).expect("it is finished");
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was written"));
+        assert_eq!(files(), 0);
+        return;
+    }
+    panic!("no run was slow enough to be terminated");
 }

@@ -2,7 +2,7 @@
 //! no size of values breaks a block.
 
 use failed_star::weights::DType;
-use failed_star::weights::formats::{BlockFormat, Q4_0, Q4K, Q5K, Q6K, Q8_0};
+use failed_star::weights::formats::{Activations, BlockFormat, Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use proptest::prelude::*;
 
 /// The quantized formats, and how far a value may come back from where it was, in units of the largest magnitude of its block:
@@ -175,15 +175,25 @@ fn numbers_that_cannot_be_stored_are_found() {
     }
 }
 
+/// Products of codes, scaled, are the products of what the codes stand for.
 #[test]
 fn whole_numbers_give_the_dot_product() {
-    let (a, b) = (bell(32, 3), bell(32, 4));
-    let (a, b) = (Q8_0::quantize(&a, None), Q8_0::quantize(&b, None));
-    let (mut x, mut y) = ([0.0; 32], [0.0; 32]);
-    a.dequantize(&mut x);
-    b.dequantize(&mut y);
-    let expected: f32 = x.iter().zip(&y).map(|(x, y)| x * y).sum();
-    assert!((a.dot(&b) - expected).abs() < 1e-4, "{} is not {expected}", a.dot(&b));
+    fn check<B: BlockFormat>() {
+        let (block, values) = (B::quantize(&bell(B::VALUES, 3), None), bell(B::VALUES, 4));
+        let x: Vec<_> = values.chunks(32).map(Activations::quantize).collect();
+        let mut weights = vec![0.0; B::VALUES];
+        block.dequantize(&mut weights);
+        let activations = x.iter().flat_map(|x| x.codes.map(|code| f64::from(x.scale) * f64::from(code)));
+        let products: Vec<f64> = weights.iter().zip(activations).map(|(w, x)| f64::from(*w) * x).collect();
+        let (expected, size) = (products.iter().sum::<f64>(), products.iter().map(|p| p.abs()).sum::<f64>());
+        let found = f64::from(block.dot(&x));
+        assert!((found - expected).abs() < 1e-6 * size, "{}: {found}, expected {expected}", std::any::type_name::<B>());
+    }
+    check::<Q8_0>();
+    check::<Q4_0>();
+    check::<Q4K>();
+    check::<Q5K>();
+    check::<Q6K>();
 }
 
 /// Packing and unpacking agree: codes and scales of every value survive.

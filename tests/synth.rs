@@ -123,6 +123,29 @@ fn a_model_that_is_there_is_replaced_only_by_force() {
     assert!(dir.path().join("model.safetensors").exists());
 }
 
+/// A configuration under a name of its own is of no model beside it: what lies there is not its tokenizer.
+#[test]
+fn a_configuration_may_have_any_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "config.json"] {
+        fs::copy(stories().join(file), dir.path().join(file)).unwrap();
+    }
+    for name in ["tiny", "tiny.json", "another-config.json"] {
+        let (config, out) = (dir.path().join(name), dir.path().join(format!("{name}-made")));
+        fs::copy(golden("tied-bf16").join("config.json"), &config).unwrap();
+        let output = fs_synth(&[config.to_str().unwrap(), out.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let made = ModelSource::resolve(out.to_str()).unwrap();
+        assert_eq!(made.config().unwrap().vocab_size, 256);
+        assert!(made.require_checkpoint().is_ok() && !made.has_tokenizer());
+    }
+    let broken = dir.path().join("broken.txt");
+    fs::write(&broken, "{").unwrap();
+    let output = fs_synth(&[broken.to_str().unwrap(), dir.path().join("x").to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("broken.txt"), "{error}");
+}
+
 #[test]
 fn breaking_off_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ For each type: fs quantizes the story model, and so does llama.cpp. Each file is
               best logits being nearer to each other than the noise of rounding (asked of f32, bf16, f16 and q8_0); and on weights
               widened to f32 both must be the same to the last token
   rmse        the error of fs's quantizer divided by that of llama.cpp's, over all tensors; and the largest one of a tensor
-and, once: token ids of some texts, and the types that both recipes choose.
+and, once: token ids of some texts, the types that both recipes choose, and the perplexity of a text (llama_perplexity.py).
 
 Run by tools/interop. Exits with 1 if anything is out of bounds.
 """
@@ -17,6 +17,7 @@ Run by tools/interop. Exits with 1 if anything is out of bounds.
 import argparse
 import ctypes
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,12 @@ LOGITS_CPU = 3e-4
 # an error of 0.06 in each.
 UNDECIDED = 0.15
 RMSE = 1.01
+
+# Files, their KV cache, whether llama.cpp may use flash attention, and how far the ratio of perplexities may be from 1: both in f32;
+# and as each runs by default, rounding in its own places.
+PERPLEXITIES = [("f32", "f32", False, 1e-5), ("bf16", "f16", True, 1e-3)]
+# The text: the first bytes of the stories' validation set.
+TEXT = ("scripts/stories/data/valid-v1-head.txt.xz", 120_000)
 
 PROMPTS = [
     "Once upon a time",
@@ -170,6 +177,22 @@ def check_file(fs, path, f32, prompts, vocab, stop):
     return found
 
 
+def perplexities(fs, work):
+    """What both make of a text: the answers of llama_perplexity.py."""
+    text = work / "text.txt"
+    with lzma.open(TEXT[0]) as packed:
+        # Cut between characters.
+        text.write_text(packed.read(TEXT[1]).decode(errors="ignore"))
+    rows = []
+    for kind, kv, flash, allowed in PERPLEXITIES:
+        command = [sys.executable, Path(__file__).with_name("llama_perplexity.py"), work / f"{kind}.gguf", text, "--kv", kv, "--fs", fs]
+        result = subprocess.run([*command, *([] if flash else ["--no-flash-attention"])], stdout=subprocess.PIPE, check=False)
+        if result.returncode != 0:
+            sys.exit(f"interop: llama_perplexity.py failed on {kind}.gguf")
+        rows.append({"type": kind, "allowed": allowed, **json.loads(result.stdout)})
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fs", default="target/release/fs", help="the fs binary")
@@ -230,8 +253,13 @@ def main():
             rows[-2] |= {"rmse_ratio": total, "worst_rmse_ratio": worst}
             expect(worst <= RMSE, f"{kind}: a tensor's RMSE is {worst:.4f} of llama.cpp's")
 
+    scored = perplexities(fs, work)
+    for row in scored:
+        off = row["fs_over_llama_cpp"] - 1
+        expect(abs(off) <= row["allowed"], f"{row['type']}: perplexity is 1 {off:+.1e} of llama.cpp's")
+
     if args.json:
-        print(json.dumps({"llama_cpp_python": llama_cpp.__version__, "rows": rows, "failures": failures}, indent=2))
+        print(json.dumps({"llama_cpp_python": llama_cpp.__version__, "rows": rows, "perplexity": scored, "failures": failures}, indent=2))
     else:
         print(f"llama-cpp-python {llama_cpp.__version__}; NMSE, the largest of {len(prompts)} prompts\n")
         print("| type | written by | exact | logits, f32 activations | logits, cpu backend | greedy in f32 | greedy parts at | rmse, fs / llama.cpp | of a tensor at most |")
@@ -242,6 +270,12 @@ def main():
             greedy = "equal" if row["greedy_exact"] else "differ"
             parts = f"{row['parting']:.2f}" if row["parting"] else "never"
             print("|", " | ".join([row["type"], row["written_by"], *numbers, greedy, parts, *ratio]), "|")
+        print("\n| weights | KV cache | flash attention | tokens scored | llama.cpp | fs | ratio |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+        for row in scored:
+            flash = "yes" if row["flash_attention"] else "no"
+            both = f"{row['perplexity']:.6f} | {row['fs']['perplexity']:.6f} | 1 {row['fs_over_llama_cpp'] - 1:+.1e}"
+            print(f"| {row['type']} | {row['kv']} | {flash} | {row['tokens']} | {both} |")
         print()
     for failure in failures:
         print(f"interop: {failure}", file=sys.stderr)

@@ -9,7 +9,7 @@ use failed_star::weights::ModelSource;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -65,19 +65,22 @@ pub struct Args {
 /// Runs `fs bench`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.prompt == 0 && args.generate == 0 {
-        let message = "--prompt 0 and --generate 0 leave nothing to measure\n";
-        clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message).exit();
+        let message = "--prompt 0 and --generate 0 leave nothing to measure";
+        common::usage_error(clap::error::ErrorKind::ArgumentConflict, message);
     }
     let options = BenchOptions {
         prompt: args.prompt as usize,
         generate: args.generate as usize,
-        depths: args.depth.iter().map(|&n| n as usize).collect(),
-        kv: args.kv,
+        depths: distinct(args.depth.iter().map(|&n| n as usize)),
+        kv: distinct(args.kv),
         repeats: args.repeats as usize,
     };
     let source = ModelSource::resolve(args.model.model.as_deref())?;
     // Before the weights are loaded, which may take a while.
     options.check(source.name(), &source.config()?)?;
+    if let Some(path) = &args.svg {
+        check_writable(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    }
     let started = Instant::now();
     let engine = common::load(&source, &args.model.device)?;
     let load_seconds = started.elapsed().as_secs_f64();
@@ -105,11 +108,28 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         common::print(table(&report, load_seconds)?)?;
     }
-    // After the numbers, which would be lost if the file could not be written.
+    // After the numbers, which would be lost if the file can no longer be written.
     if let Some(path) = args.svg {
         std::fs::write(&path, svg::draw(&report)).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is given twice is measured once.
+fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    values.into_iter().fold(Vec::new(), |mut distinct, value| {
+        if !distinct.contains(&value) {
+            distinct.push(value);
+        }
+        distinct
+    })
+}
+
+/// Whether a file can be written, asked before the minutes that a benchmark takes; leaves what is there as it is.
+fn check_writable(path: &Path) -> std::io::Result<()> {
+    let is_new = !path.exists();
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    if is_new { std::fs::remove_file(path) } else { Ok(()) }
 }
 
 fn table(report: &BenchReport, load_seconds: f64) -> Result<String, std::fmt::Error> {
@@ -126,7 +146,7 @@ fn table(report: &BenchReport, load_seconds: f64) -> Result<String, std::fmt::Er
         write!(text, "its limits mean nothing to the {} backend", report.backend)?;
     }
     let BenchReport { model, dtype, backend, device, threads, .. } = report;
-    write!(text, "\nmodel    {model} · {dtype} · {backend} {device} · {threads} threads")?;
+    write!(text, "\nmodel    {model} · {dtype} · {backend} {device} · {}", common::count(*threads, "thread"))?;
     write!(text, "\n         {:.3} GB of weights a token", report.weight_bytes_per_token as f64 / 1e9)?;
     write!(text, " · loaded in {load_seconds:.2} s")?;
     if let Some(bytes) = report.peak_resident_bytes {

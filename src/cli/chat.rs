@@ -156,13 +156,14 @@ impl Input {
         match self {
             Self::Pipe => {
                 let mut bytes = Vec::new();
-                if std::io::stdin().lock().read_until(b'\n', &mut bytes).context("stdin")? == 0 {
+                let read = common::wait(|| std::io::stdin().lock().read_until(b'\n', &mut bytes));
+                if read.context("stdin")? == 0 {
                     return Ok(None);
                 }
                 Ok(Some(common::utf8(bytes, "stdin")?))
             }
             Self::Terminal(editor, history) => loop {
-                match editor.readline("> ") {
+                match common::wait(|| editor.readline("> ")) {
                     Ok(line) => {
                         let _ = editor.add_history_entry(&line);
                         if let Some(history) = history {
@@ -302,7 +303,7 @@ impl Chat<'_> {
         written.and_then(|()| std::fs::rename(&beside, file)).with_context(failed).inspect_err(|_| {
             let _ = std::fs::remove_file(&beside);
         })?;
-        eprintln!("{} messages written to {}", self.messages.len(), file.display());
+        eprintln!("{} written to {}", common::count(self.messages.len(), "message"), file.display());
         Ok(())
     }
 
@@ -314,7 +315,7 @@ impl Chat<'_> {
             bail!("{}: role {:?}, expected one of {}", file.display(), wrong.role, ROLES.join(", "));
         }
         self.messages = messages;
-        eprintln!("{} messages read from {}", self.messages.len(), file.display());
+        eprintln!("{} read from {}", common::count(self.messages.len(), "message"), file.display());
         Ok(())
     }
 

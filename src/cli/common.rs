@@ -1,6 +1,7 @@
 //! What commands that run a model share: the model's arguments, the sampling arguments, and the lines on stderr.
 
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use failed_star::backend::BackendKind;
 use failed_star::backend::cpu::simd::Level;
 use failed_star::model::kv_cache::KvDType;
@@ -38,8 +39,7 @@ pub struct DeviceArgs {
     /// Threads of the cpu backend [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
     pub threads: Option<u16>,
-    /// Instructions of the cpu backend, as `fs bench` names them [default: the fastest that this machine has]
-    #[arg(long, env = "FS_SIMD", value_name = "LEVEL")]
+    #[arg(long, help = simd_help(), value_name = "LEVEL")]
     pub simd: Option<Level>,
     /// Nothing on stderr but errors
     #[arg(short, long)]
@@ -52,10 +52,53 @@ impl DeviceArgs {
         EngineOptions {
             backend: self.backend,
             threads: self.threads.map(usize::from),
-            simd: self.simd,
+            simd: self.level(),
             metal_plain: self.metal_plain,
         }
     }
+
+    /// The SIMD level: `--simd`, else `FS_SIMD`, which counts for the cpu backend only; `None` is the fastest one.
+    pub fn level(&self) -> Option<Level> {
+        if !matches!(self.backend, BackendKind::Auto | BackendKind::Cpu) {
+            return None;
+        }
+        let name = std::env::var_os("FS_SIMD").filter(|name| !name.is_empty() && self.simd.is_none());
+        let from_environment = name.map(|name| match name.to_string_lossy().parse() {
+            Ok(level) => level,
+            Err(error) => usage_error(ErrorKind::InvalidValue, &format!("FS_SIMD: {error}")),
+        });
+        self.simd.or(from_environment)
+    }
+
+    /// Refuses what contradicts itself, and warns of what is slow.
+    fn check(&self) {
+        if self.simd.is_some() && !matches!(self.backend, BackendKind::Auto | BackendKind::Cpu) {
+            usage_error(
+                ErrorKind::ArgumentConflict,
+                "--simd is for the cpu backend; the others have no SIMD levels",
+            );
+        }
+        let cores = std::thread::available_parallelism().map_or(usize::MAX, |n| n.get());
+        if let Some(threads) = self.threads.filter(|&threads| usize::from(threads) > cores && !self.quiet) {
+            let cores = count(cores, "core");
+            eprintln!("warning: {threads} threads on {cores}: they wait for one another; one a core is fastest");
+        }
+    }
+}
+
+fn simd_help() -> String {
+    let here = Level::available().into_iter().map(Level::name);
+    let missing = Level::missing().into_iter().map(|name| format!("{name} (not on this machine)"));
+    let names: Vec<String> = here.map(str::to_string).chain(missing).collect();
+    format!(
+        "Instructions of the cpu backend: {} [env: FS_SIMD] [default: the fastest that this machine has]",
+        names.join(", ")
+    )
+}
+
+/// Ends the program as wrong usage does: with a word on stderr and exit code 2.
+pub fn usage_error(kind: ErrorKind, message: &str) -> ! {
+    clap::Error::raw(kind, format!("{message}\n")).exit()
 }
 
 impl ModelArgs {
@@ -68,6 +111,7 @@ impl ModelArgs {
 
 /// Loads a model and says on stderr what runs.
 pub fn load(source: &ModelSource, device: &DeviceArgs) -> anyhow::Result<Engine> {
+    device.check();
     let engine = Engine::load(source, &device.options())?;
     if let Some(path) = &device.metal_capture {
         engine.capture(path)?;
@@ -77,7 +121,7 @@ pub fn load(source: &ModelSource, device: &DeviceArgs) -> anyhow::Result<Engine>
             eprintln!("{notice}");
         }
         let backend = engine.backend();
-        let threads = if backend.threads == 1 { "1 thread".into() } else { format!("{} threads", backend.threads) };
+        let threads = count(backend.threads, "thread");
         let dtype = engine.weights_dtype();
         let threads = if backend.name == "metal" { String::new() } else { format!(" · {threads}") };
         eprintln!("{} · {dtype} · {} {}{threads}", engine.name(), backend.name, backend.device);
@@ -232,7 +276,7 @@ pub fn read_stdin() -> anyhow::Result<String> {
         eprintln!("reading from the terminal; end it with Ctrl-D");
     }
     let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes).context("stdin")?;
+    wait(|| std::io::stdin().lock().read_to_end(&mut bytes)).context("stdin")?;
     utf8(bytes, "stdin")
 }
 
@@ -247,17 +291,37 @@ pub fn utf8(bytes: Vec<u8>, name: &str) -> anyhow::Result<String> {
     }
 }
 
-/// Set by Ctrl-C; whoever works looks at it between tokens.
+/// Set by Ctrl-C, SIGTERM and SIGHUP; whoever works looks at it between tokens, or parts of a file.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Makes Ctrl-C set [`INTERRUPTED`]; a second one before anybody looked ends the program.
+/// Whether nothing is done but wait for input: there is nothing to end cleanly.
+static WAITING: AtomicBool = AtomicBool::new(false);
+
+/// Makes Ctrl-C, SIGTERM and SIGHUP set [`INTERRUPTED`]; a second one before anybody looked ends the program.
 pub fn catch_interrupts() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
     })
     .context("cannot catch Ctrl-C")
+}
+
+/// Waits for input; the first signal ends the program meanwhile.
+pub fn wait<T>(read: impl FnOnce() -> T) -> T {
+    WAITING.store(true, Ordering::Relaxed);
+    let input = read();
+    WAITING.store(false, Ordering::Relaxed);
+    input
+}
+
+/// `1 chunk`, `2 chunks`.
+pub fn count(n: usize, noun: &str) -> String {
+    let plural = match noun.strip_suffix("ix") {
+        Some(stem) => format!("{stem}ices"),
+        None => format!("{noun}s"),
+    };
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {plural}") }
 }
 
 /// A bar on stderr for a long prompt, if anybody is there to see it.
@@ -300,8 +364,8 @@ impl PromptBar {
 pub fn speed_line(session: &Session, timings: &Timings) -> String {
     let engine = session.engine();
     let mut line = format!(
-        "prompt {} tokens{} at {:.0} tok/s · decoded {} at {:.1} tok/s",
-        timings.prompt_tokens,
+        "prompt {}{} at {:.0} tok/s · decoded {} at {:.1} tok/s",
+        count(timings.prompt_tokens, "token"),
         if timings.cached_tokens > 0 { format!(" ({} cached)", timings.cached_tokens) } else { String::new() },
         timings.prefill_rate(),
         timings.decoded_tokens,

@@ -76,7 +76,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "path": path, "model": engine.name(), "tensors": tensors, "tokens": tokens, "chunks": chunks, "chunk": chunk,
         }))?;
     } else {
-        common::print(format!("{path}: {tensors} matrices, from {tokens} tokens in {chunks} chunks\n"))?;
+        let [matrices, tokens, chunks] =
+            [(tensors, "matrix"), (tokens, "token"), (chunks, "chunk")].map(|(n, noun)| common::count(n, noun));
+        common::print(format!("{path}: {matrices}, from {tokens} in {chunks}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

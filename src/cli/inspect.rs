@@ -1,5 +1,6 @@
 //! `fs inspect`: architecture, tensors, memory and cost of a model, and whether its weights fit its configuration.
 
+use super::common::count;
 use anyhow::bail;
 use failed_star::model::expected::{Cost, Report, compare, cost, expected_tensors};
 use failed_star::weights::{Checkpoint, Config, DType, ModelSource, RopeScaling, Tensor, WeightsError, printable};
@@ -172,7 +173,10 @@ impl Inspection {
         let mut line = |name: &str, value: String| writeln!(out, "{name:<23}{value}");
         if self.has_weights {
             let tensors = self.rows.len();
-            line("parameters stored", format!("{} in {tensors} tensors", grouped(self.stored_parameters())))?;
+            line(
+                "parameters stored",
+                format!("{} in {}", grouped(self.stored_parameters()), count(tensors, "tensor")),
+            )?;
             line("bytes stored", bytes(self.stored_bytes()))?;
         }
         if let (Some(config), Some(cost)) = (&self.config, &self.cost) {
@@ -251,7 +255,7 @@ fn expected_rows(config: &Config, dtype: impl Fn(&str) -> DType) -> Vec<Row> {
 fn write_architecture(out: &mut String, config: &Config) -> std::fmt::Result {
     let mut line = |name: &str, value: String| writeln!(out, "{name:<23}{value}");
     let heads = config.num_attention_heads;
-    line("architecture", format!("Qwen3, {} layers", config.num_hidden_layers))?;
+    line("architecture", format!("Qwen3, {}", count(config.num_hidden_layers, "layer")))?;
     line("hidden, intermediate", format!("{}, {}", config.hidden_size, config.intermediate_size))?;
     line(
         "attention",

@@ -69,8 +69,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let (Some(stride), context) = (stride, context.unwrap_or(DEFAULT_CONTEXT))
         && stride >= context
     {
-        let message = format!("--stride {stride} must be below the context of {context} tokens\n");
-        clap::Error::raw(ErrorKind::ValueValidation, message).exit();
+        let message = format!("--stride {stride} must be below the context of {context} tokens");
+        common::usage_error(ErrorKind::ValueValidation, &message);
     }
     let text = if args.file == Path::new("-") { common::read_stdin()? } else { common::read_text(&args.file)? };
     let engine = args.model.load()?;
@@ -137,7 +137,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if !args.model.device.quiet {
         let models = if reference.is_some() { "both models" } else { "the model" };
-        eprintln!("{passed} tokens through {models} in {seconds:.1} s: {:.0} tok/s", passed as f64 / seconds);
+        let tokens = common::count(passed, "token");
+        eprintln!("{tokens} through {models} in {seconds:.1} s: {:.0} tok/s", passed as f64 / seconds);
     }
     Ok(code)
 }
@@ -151,10 +152,7 @@ fn table(
 ) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     let context = options.context;
-    let windows = match scores.windows.len() {
-        1 => "1 window".into(),
-        n => format!("{n} windows"),
-    };
+    let windows = common::count(scores.windows.len(), "window");
     let cut = match options.stride {
         _ if ids.len() < context => format!("shorter than one window of {context}: all but the first scored"),
         None => format!("{windows} of {context}, the second half of each scored"),
@@ -162,8 +160,8 @@ fn table(
             format!("{windows} of {context}, each {stride} further, all but the first token scored")
         }
     };
-    writeln!(out, "text              {} tokens; {cut}", ids.len())?;
-    writeln!(out, "scored            {} tokens of {} bytes", report.tokens, report.bytes)?;
+    writeln!(out, "text              {}; {cut}", common::count(ids.len(), "token"))?;
+    writeln!(out, "scored            {} of {} bytes", common::count(report.tokens, "token"), report.bytes)?;
     writeln!(out, "NLL               {} nats a token", show(report.nll, 1.0))?;
     if let Some(bits) = report.bits_per_byte {
         writeln!(out, "bits per byte     {bits:.4}")?;

@@ -62,7 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let root = model_directory()?;
     let path = root.join(&reference.directory);
     let (start, mut progress) = (Instant::now(), Progress::default());
-    // The default action, with a word on what happens to the parts. A second handler can't be set: no harm.
+    // What the signals do anyway, with a word on what happens to the parts. A second handler can't be set: no harm.
     let _ = ctrlc::set_handler(|| {
         eprintln!("\ninterrupted: the same command goes on from here");
         std::process::exit(130);

@@ -1,6 +1,7 @@
 //! `fs quantize`: write a model as one GGUF file, in fewer bits.
 
 use super::common::{self, INTERRUPTED};
+use clap::error::ErrorKind;
 use failed_star::weights::ModelSource;
 use failed_star::weights::quantize::{Importance, Options, QuantizeError, Recipe, Summary, quantize};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
@@ -33,7 +34,7 @@ pub struct Args {
     /// How to store the weights
     #[arg(long, short = 'T', value_name = "TYPE", value_parser = parse_recipe)]
     r#type: &'static Recipe,
-    /// Let the columns that are used most come back nearest; written by `fs imatrix` or llama-imatrix
+    /// Let the columns that are used most come back nearest, at 4 to 6 bits; written by `fs imatrix` or llama-imatrix
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Threads [default: one a core]
@@ -57,6 +58,10 @@ fn parse_recipe(name: &str) -> Result<&'static Recipe, String> {
 /// Runs `fs quantize`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     common::catch_interrupts()?;
+    if args.imatrix.is_some() && !args.r#type.weighs_errors() {
+        let message = format!("--imatrix has no use with --type {}, which has no errors to weigh", args.r#type.name);
+        common::usage_error(ErrorKind::ArgumentConflict, &message);
+    }
     let source = ModelSource::resolve(Some(&args.source))?;
     let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
     let threads = args.threads.map(usize::from);
@@ -92,9 +97,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (before, after) = (DecimalBytes(summary.bytes_before), DecimalBytes(summary.file_bytes));
         let path = args.out.display();
         common::print(format!(
-            "\n{path}: {after}, from {before}; {:.2} bits a value, relative error {:.3} %; {seconds:.1} s, {threads} threads\n",
+            "\n{path}: {after}, from {before}; {:.2} bits a value, relative error {:.3} %; {seconds:.1} s, {}\n",
             summary.bits_per_value,
             100.0 * summary.relative,
+            common::count(threads, "thread"),
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -23,7 +23,7 @@ Examples:
   fs synth path/to/config.json /tmp/shape --seed 7 --force"
 )]
 pub struct Args {
-    /// A config.json, a model's directory, or a model's name
+    /// A configuration file, a model's directory, or a model's name
     #[arg(value_name = "CONFIG")]
     source: String,
     /// The directory to make: config.json, model.safetensors, and the tokenizer where CONFIG has one
@@ -45,7 +45,7 @@ pub struct Args {
 
 /// Runs `fs synth`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let source = ModelSource::resolve(Some(&args.source))?;
+    let source = ModelSource::resolve_config(&args.source)?;
     common::catch_interrupts()?;
     let bar = match !args.quiet && std::io::stderr().is_terminal() {
         true => ProgressBar::no_length(),
@@ -74,9 +74,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         let (parameters, bytes) = (made.parameters as f64 / 1e6, DecimalBytes(made.bytes));
         common::print(format!(
-            "{}: {} tensors, {parameters:.1} M parameters, {bytes} in {:.1} s\n",
+            "{}: {}, {parameters:.1} M parameters, {bytes} in {:.1} s\n",
             made.path.display(),
-            made.tensors,
+            common::count(made.tensors, "tensor"),
             started.elapsed().as_secs_f64()
         ))?;
     }

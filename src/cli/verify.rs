@@ -2,6 +2,7 @@
 
 use super::common::{self, DeviceArgs, Ids};
 use anyhow::{Context, bail};
+use failed_star::backend::BackendKind;
 use failed_star::backend::compare::Record;
 use failed_star::backend::cpu::simd::Level;
 use failed_star::session::Engine;
@@ -54,9 +55,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = ModelSource::resolve(args.model.as_deref())?;
     let mut device = args.device;
-    if args.against.is_none() {
+    if args.against.is_none() && device.backend == BackendKind::Cpu {
         // Recorded outputs were computed in f32.
-        device.simd = device.simd.or_else(|| Some(Level::detect_exact()));
+        device.simd = device.level().or_else(|| Some(Level::detect_exact()));
     }
     let engine = common::load(&source, &device)?;
     let ok = if args.against.is_some() {

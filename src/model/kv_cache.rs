@@ -422,6 +422,31 @@ mod tests {
         }
     }
 
+    /// Memory is what is stored, and at most as much again for what comes next: never the whole context at once.
+    #[test]
+    fn memory_follows_what_is_stored() {
+        fn bytes<T>(layer: &KvLayer<T>) -> usize {
+            size_of_val(&layer.keys[..]) + size_of_val(&layer.values[..])
+        }
+        for dtype in [KvDType::F16, KvDType::F32, KvDType::Q8] {
+            let mut cache = cache(dtype, 64);
+            let (mut grown, mut capacity) = (0, 0);
+            for positions in 1..5000 {
+                cache.reserve(positions);
+                let taken = match cache.layer(0) {
+                    KvTiles::F16(layer) => bytes(layer),
+                    KvTiles::F32(layer) => bytes(layer),
+                    KvTiles::Q8(layer) => bytes(layer),
+                };
+                assert_eq!(taken, cache.capacity() * cache.layout().bytes_per_token(), "{dtype:?}");
+                assert!(positions <= cache.capacity() && cache.capacity() <= 2 * positions + 2 * TILE, "{positions}");
+                grown += usize::from(cache.capacity() != capacity);
+                capacity = cache.capacity();
+            }
+            assert!(grown <= 8, "{dtype:?} was copied {grown} times");
+        }
+    }
+
     #[test]
     fn q8_takes_8_5_bits_a_value_and_hides_nothing() {
         let layout = *cache(KvDType::Q8, 128).layout();

@@ -25,10 +25,12 @@ pub enum SessionError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Text was given to a model without a tokenizer.
-    #[error("{model} has no tokenizer.json; give token ids instead of text")]
+    #[error("{model} has no {part}; give token ids instead of text")]
     NoTokenizer {
         /// The model's name.
         model: String,
+        /// Where its tokenizer would be.
+        part: &'static str,
     },
     /// The tensors in the files are not those that the configuration calls for.
     #[error("{model}: the weights do not match the configuration\n{report}")]
@@ -214,6 +216,8 @@ struct Inner {
     name: String,
     model: Arc<dyn Model>,
     tokenizer: Option<Tokenizer>,
+    /// What a model of this kind has its tokenizer in.
+    tokenizer_part: &'static str,
     chat_template: Option<ChatTemplate>,
     generation_config: GenerationConfig,
     checkpoint: Checkpoint,
@@ -233,6 +237,10 @@ impl Engine {
             name: source.name().into(),
             model,
             tokenizer: source.has_tokenizer().then(|| source.tokenizer()).transpose()?,
+            tokenizer_part: match source.gguf() {
+                Some(_) => "tokenizer in its GGUF metadata (keys `tokenizer.ggml.…`)",
+                None => "tokenizer.json",
+            },
             chat_template: source.chat_template()?,
             generation_config: source.generation_config()?,
             checkpoint,
@@ -257,7 +265,8 @@ impl Engine {
 
     /// The model's tokenizer. A model without one can be run on token ids, not on text.
     pub fn tokenizer(&self) -> Result<&Tokenizer, SessionError> {
-        self.inner.tokenizer.as_ref().ok_or_else(|| SessionError::NoTokenizer { model: self.name().to_owned() })
+        let Inner { name, tokenizer, tokenizer_part: part, .. } = &*self.inner;
+        tokenizer.as_ref().ok_or_else(|| SessionError::NoTokenizer { model: name.clone(), part })
     }
 
     /// The bytes of a token; empty if it has none, as the rows of the embedding beyond the tokenizer's last id, which

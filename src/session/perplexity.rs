@@ -40,7 +40,7 @@ pub enum PerplexityError {
     #[error(transparent)]
     Session(#[from] SessionError),
     /// There is nothing to predict.
-    #[error("the text has {tokens} tokens; at least 2 are needed, since the first has nothing to be predicted from")]
+    #[error("the text has {tokens} token{}; at least 2 are needed, since the first has nothing to be predicted from", if *tokens == 1 { "" } else { "s" })]
     TooShort {
         /// Tokens of the text.
         tokens: usize,

@@ -112,6 +112,21 @@ impl DType {
         }
     }
 
+    /// The dot product of a row with 8-bit activations, as [`formats::BlockFormat::dot`] defines it: `None` for formats without
+    /// blocks, which are multiplied with f32 activations.
+    ///
+    /// `bytes` must be `32 * x.len()` elements, whole blocks, aligned.
+    pub fn dot(self, bytes: &[u8], x: &[formats::Activations]) -> Option<f32> {
+        match self {
+            DType::F32 | DType::F16 | DType::BF16 => None,
+            DType::Q8_0 => Some(formats::dot_all::<Q8_0>(bytes, x)),
+            DType::Q4_0 => Some(formats::dot_all::<Q4_0>(bytes, x)),
+            DType::Q4K => Some(formats::dot_all::<Q4K>(bytes, x)),
+            DType::Q5K => Some(formats::dot_all::<Q5K>(bytes, x)),
+            DType::Q6K => Some(formats::dot_all::<Q6K>(bytes, x)),
+        }
+    }
+
     /// Stores numbers: the nearest ones for F32, F16 and BF16, and blocks with a small squared error otherwise; see
     /// [`formats::BlockFormat::quantize`] for `importance`, which is as long as `values` and counts for blocks only.
     ///

@@ -31,6 +31,8 @@ enum Place {
     Embedded(&'static embedded::Model),
     /// In a directory; `weights` is the single file or the index.
     Directory { dir: PathBuf, weights: Option<PathBuf> },
+    /// A configuration and nothing else, in this file.
+    Config(PathBuf),
     /// In one GGUF file.
     Gguf { path: PathBuf, gguf: Arc<Gguf> },
 }
@@ -65,6 +67,19 @@ impl ModelSource {
                 hint: format!("run `fs pull {PREFERRED}`, or name a model's directory"),
             }),
         }
+    }
+
+    /// As [`resolve`](Self::resolve), where a configuration is all that is needed: a file of any name is one, and stands
+    /// alone unless it is called `config.json`.
+    pub fn resolve_config(model: &str) -> Result<ModelSource, WeightsError> {
+        let path = Path::new(model);
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let weights = [".index.json", ".safetensors", ".gguf"].iter().any(|end| file.ends_with(end));
+        if !path.is_file() || file == "config.json" || weights {
+            return Self::find(model);
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, place: Place::Config(path.to_path_buf()), is_embedded_default: false })
     }
 
     fn find(model: &str) -> Result<ModelSource, WeightsError> {
@@ -172,7 +187,7 @@ impl ModelSource {
         match &self.place {
             Place::Embedded(_) => None,
             Place::Directory { dir, .. } => Some(dir),
-            Place::Gguf { path, .. } => Some(path),
+            Place::Gguf { path, .. } | Place::Config(path) => Some(path),
         }
     }
 
@@ -182,6 +197,7 @@ impl ModelSource {
             Place::Embedded(model) => model.weights.is_some(),
             Place::Directory { weights, .. } => weights.is_some(),
             Place::Gguf { gguf, .. } => !gguf.tensors.is_empty(),
+            Place::Config(_) => false,
         }
     }
 
@@ -219,6 +235,7 @@ impl ModelSource {
             Place::Embedded(_) => true,
             Place::Directory { dir, .. } => dir.join("tokenizer.json").exists(),
             Place::Gguf { gguf, .. } => gguf.has_tokenizer(),
+            Place::Config(_) => false,
         }
     }
 
@@ -268,7 +285,7 @@ impl ModelSource {
                 return Ok(bytes.map(|bytes| ("model.safetensors".into(), hex(&Sha256::digest(bytes)))).collect());
             }
             Place::Gguf { path, .. } => [path.clone()].into(),
-            Place::Directory { .. } => {
+            Place::Directory { .. } | Place::Config(_) => {
                 let checkpoint = self.require_checkpoint()?;
                 checkpoint.tensors().map(|tensor| PathBuf::from(&*tensor.file)).collect()
             }
@@ -286,6 +303,7 @@ impl ModelSource {
             Place::Embedded(model) => model.checkpoint().transpose(),
             Place::Directory { weights, .. } => weights.as_deref().map(Checkpoint::open).transpose(),
             Place::Gguf { gguf, .. } => Ok((!gguf.tensors.is_empty()).then(|| gguf.checkpoint())),
+            Place::Config(_) => Ok(None),
         }
     }
 
@@ -301,6 +319,7 @@ impl ModelSource {
                     path.display().to_string(),
                     "the file holds no tensors: it is a vocabulary or a split model's first part".into(),
                 ),
+                Place::Config(path) => (path.display().to_string(), "the file is a configuration alone".into()),
                 Place::Directory { dir, .. } => (
                     dir.display().to_string(),
                     format!(
@@ -320,14 +339,9 @@ impl ModelSource {
                 Ok(model.read(name).map(|bytes| (format!("{}/{name} (embedded)", model.name), bytes)))
             }
             Place::Gguf { .. } => Ok(None),
-            Place::Directory { dir, .. } => {
-                let path = dir.join(name);
-                match read_bounded(&path, MAX_JSON_BYTES) {
-                    Ok(bytes) => Ok(Some((path.display().to_string(), bytes.into()))),
-                    Err(WeightsError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                    Err(error) => Err(error),
-                }
-            }
+            Place::Config(path) if name == "config.json" => read_file(path),
+            Place::Config(_) => Ok(None),
+            Place::Directory { dir, .. } => read_file(&dir.join(name)),
         }
     }
 
@@ -339,6 +353,14 @@ impl ModelSource {
                 "a model's directory holds config.json, tokenizer.json and its weights; `fs pull` downloads all of them"
                     .into(),
         })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Option<File>, WeightsError> {
+    match read_bounded(path, MAX_JSON_BYTES) {
+        Ok(bytes) => Ok(Some((path.display().to_string(), bytes.into()))),
+        Err(WeightsError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

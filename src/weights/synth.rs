@@ -7,12 +7,13 @@
 
 use super::checkpoint::{SINGLE_FILE, find_weights};
 use super::json::parse_object;
+use super::new_file::NewFile;
 use super::{Config, DType, ModelSource, WeightsError};
 use crate::model::expected::expected_tensors;
 use half::bf16;
 use serde_json::{Map, Value, json};
 use std::fs;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -77,7 +78,11 @@ pub fn synthesize(
     let written = write_weights(&config, out, options.seed, progress).and_then(|written| {
         for (path, bytes) in small {
             match bytes {
-                Some(bytes) => replace(&path, |file| file.write_all(&bytes))?,
+                Some(bytes) => {
+                    let mut file = NewFile::create(&path, bytes.len() as u64)?;
+                    file.write(&bytes)?;
+                    file.finish()?;
+                }
                 // Of a model that was here before: with these weights it would be wrong.
                 None if path.exists() => fs::remove_file(&path).map_err(WeightsError::io(path))?,
                 None => {}
@@ -104,19 +109,6 @@ fn config_for_bf16(config: &Config, json: Vec<u8>, file: &str) -> Result<Vec<u8>
     Ok(serde_json::to_vec_pretty(&object).expect("strings as keys"))
 }
 
-/// Writes a file under a temporary name and renames it when it is whole.
-fn replace(path: &Path, write: impl FnOnce(&mut fs::File) -> io::Result<()>) -> Result<(), WeightsError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let result =
-        fs::File::create(&partial).and_then(|mut file| write(&mut file)).and_then(|()| fs::rename(&partial, path));
-    result.map_err(|source| {
-        let _ = fs::remove_file(&partial);
-        WeightsError::Io { path: path.to_path_buf(), source }
-    })
-}
-
 /// A piece of the file that one thread fills: up to 4 MB of one tensor.
 struct Piece {
     /// Its place in the file.
@@ -140,44 +132,38 @@ fn write_weights(
     let (header, pieces) = layout(config, seed);
     let path = out.join(SINGLE_FILE);
     let total = pieces.last().map_or(0, |last| last.offset + 2 * last.elements as u64);
-    let free = fs4::available_space(out).map_err(WeightsError::io(out))?;
-    if free < total {
-        let message = format!("{total} bytes are needed and {free} are free: free some space, or use another disk");
-        return Err(WeightsError::invalid(&path.display().to_string(), message));
-    }
-
     let quantiles = normal_quantiles();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let next = AtomicUsize::new(0);
-    replace(&path, |file| {
-        file.write_all(&header)?;
-        let mut done = header.len() as u64;
-        std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(threads);
-            for _ in 0..threads {
-                let (sender, pieces, next, quantiles) = (sender.clone(), &pieces, &next, &quantiles);
-                scope.spawn(move || {
-                    while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        // The writer has gone: it met an error.
-                        if sender.send((piece.offset, piece.values(quantiles))).is_err() {
-                            return;
-                        }
+    let mut file = NewFile::create(&path, total)?;
+    file.write(&header)?;
+    let mut done = header.len() as u64;
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(threads);
+        for _ in 0..threads {
+            let (sender, pieces, next, quantiles) = (sender.clone(), &pieces, &next, &quantiles);
+            scope.spawn(move || {
+                while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    // The writer has gone: it met an error.
+                    if sender.send((piece.offset, piece.values(quantiles))).is_err() {
+                        return;
                     }
-                });
-            }
-            drop(sender);
-            for (offset, values) in receiver {
-                let bytes: &[u8] = bytemuck::cast_slice(&values);
-                file.seek(SeekFrom::Start(offset))?;
-                file.write_all(bytes)?;
-                done += bytes.len() as u64;
-                if progress(done, total).is_break() {
-                    return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted; nothing was kept"));
                 }
+            });
+        }
+        drop(sender);
+        for (offset, values) in receiver {
+            let bytes: &[u8] = bytemuck::cast_slice(&values);
+            file.write_at(offset, bytes)?;
+            done += bytes.len() as u64;
+            if progress(done, total).is_break() {
+                let interrupted = io::Error::new(io::ErrorKind::Interrupted, "interrupted; nothing was kept");
+                return Err(WeightsError::io(&path)(interrupted));
             }
-            Ok(())
-        })
+        }
+        Ok(())
     })?;
+    file.finish()?;
     let tensors = expected_tensors(config);
     let parameters = tensors.iter().map(|(_, shape)| elements(shape)).sum();
     Ok(Synthesized { path: out.to_path_buf(), tensors: tensors.len(), parameters, bytes: total })

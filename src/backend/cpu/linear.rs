@@ -62,6 +62,15 @@ pub fn linear_many<const N: usize>(cpu: &Cpu, out: [&mut [f32]; N], x: &[f32], w
         Form::Packed(packed) => Some(packed.panels()),
         Form::InPlace(_) => None,
     });
+    if !many {
+        let stored = |which: usize| match (&weights[which].form, &locked[which]) {
+            (Form::Packed(packed), Some(panels)) => panels.rows(0..packed.rows()),
+            (Form::InPlace(matrix), _) => matrix.bytes(0..matrix.rows()),
+            (Form::Packed(_), None) => unreachable!("locked above"),
+        };
+        let memory = (0..N).map(|which| stored(which).as_ptr_range()).map(|at| at.start as usize..at.end as usize);
+        cpu.pool.expect(&cpu.order.next_after(memory.collect()));
+    }
     cpu.pool.run_blocks_of(cuts, |which, out| {
         let panels = if as_pairs(&dtypes[which]) { &pairs } else { &values };
         match (&weights[which].form, &quantized, panels) {

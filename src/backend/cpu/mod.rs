@@ -2,6 +2,7 @@
 //!
 //! Each operation's file cuts its output into blocks for the [threads] and hands each block to a kernel of [simd].
 
+mod ahead;
 mod attention;
 mod bandwidth;
 mod huge;
@@ -27,6 +28,8 @@ pub struct Cpu {
     pool: ThreadPool,
     /// Where packed weights lie.
     arena: Arena,
+    /// Which weights are read after which.
+    order: ahead::Order,
 }
 
 impl Cpu {
@@ -39,7 +42,7 @@ impl Cpu {
     pub fn with_level(threads: Option<usize>, level: Level) -> Self {
         assert!(Level::available().contains(&level), "this machine has no {}", level.name());
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        Self { level, pool: ThreadPool::new(threads), arena: Arena::default() }
+        Self { level, pool: ThreadPool::new(threads), arena: Arena::default(), order: Default::default() }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The roofline (Williams, Waterman and Patterson, 2009): how much arithmetic a program does for each byte it reads says
 //! which of the machine's limits holds it. Left of the ridge memory does, right of it arithmetic.
 
+use crate::cli::common::count;
 use failed_star::session::bench::BenchReport;
 use std::fmt::Write;
 
@@ -106,8 +107,12 @@ fn write(svg: &mut String, report: &BenchReport) -> std::fmt::Result {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" "
     )?;
     let title = format!(
-        "{} · {} · {} {} · {} threads",
-        report.model, report.dtype, report.backend, report.device, report.threads
+        "{} · {} · {} {} · {}",
+        report.model,
+        report.dtype,
+        report.backend,
+        report.device,
+        count(report.threads, "thread")
     );
     writeln!(svg, "role=\"img\"><title>{}</title><style>{STYLE}</style>", escape(&title))?;
     writeln!(svg, "<rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>")?;

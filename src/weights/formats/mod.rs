@@ -28,6 +28,30 @@ pub use q5_k::Q5K;
 pub use q6_k::Q6K;
 pub use q8_0::Q8_0;
 
+/// 32 activations in 8 bits: `value[i] = scale * codes[i]`. The cheapest exact products are of small whole numbers, so what a
+/// linear layer multiplies its quantized weights with is rounded, too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Activations {
+    /// The largest magnitude divided by 127.
+    pub scale: f32,
+    /// Codes from -127 to 127.
+    pub codes: [i8; 32],
+}
+
+impl Activations {
+    /// Rounds `values: [32]`, which are finite.
+    pub fn quantize(values: &[f32]) -> Self {
+        let largest = search::largest(values).abs();
+        let per_step = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        Self { scale: largest / 127.0, codes: std::array::from_fn(|i| (values[i] * per_step).round_ties_even() as i8) }
+    }
+
+    /// `Σ_i code(i) * codes[i]` over some of the 32, exact.
+    fn dot(&self, range: std::ops::Range<usize>, code: impl Fn(usize) -> i32) -> f32 {
+        range.map(|i| code(i) * i32::from(self.codes[i])).sum::<i32>() as f32
+    }
+}
+
 /// One block as it lies in a file.
 pub trait BlockFormat: bytemuck::Pod + Send + Sync {
     /// Values in a block.
@@ -35,6 +59,10 @@ pub trait BlockFormat: bytemuck::Pod + Send + Sync {
 
     /// Turns the block's codes back into numbers: `out: [VALUES]`.
     fn dequantize(&self, out: &mut [f32]);
+
+    /// The dot product with `x: [VALUES / 32]`: whole numbers are multiplied and added, then each sum is scaled once. A minimum
+    /// is the same for all codes of a sub-block, so the sum of the activations is all it is multiplied with.
+    fn dot(&self, x: &[Activations]) -> f32;
 
     /// The block that stands for `values: [VALUES]` with a small squared error. Values are finite and at most 65,504 in
     /// magnitude, the most that an f16 holds.
@@ -51,6 +79,13 @@ pub(super) fn quantize_all<B: BlockFormat>(values: &[f32], importance: Option<&[
         let importance = importance.map(|all| &all[i * B::VALUES..][..B::VALUES]);
         bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize(values, importance)));
     }
+}
+
+/// The dot product of a row of blocks with `x: [blocks * VALUES / 32]`.
+pub(super) fn dot_all<B: BlockFormat>(bytes: &[u8], x: &[Activations]) -> f32 {
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    assert_eq!(blocks.len() * B::VALUES, x.len() * 32);
+    blocks.iter().zip(x.chunks_exact(B::VALUES / 32)).map(|(block, x)| block.dot(x)).sum()
 }
 
 /// Dequantizes blocks that lie one after the other into `out: [blocks * VALUES]`.

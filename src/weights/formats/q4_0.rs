@@ -1,7 +1,7 @@
 //! Q4_0: 32 values in 4 bits each with one scale.
 
-use super::BlockFormat;
 use super::search::{code, fit_scale, inverse, largest, outward, weigh};
+use super::{Activations, BlockFormat};
 use half::f16;
 
 /// 18 bytes: `value[i] = d * (code[i] - 8)`.
@@ -14,15 +14,25 @@ pub struct Q4_0 {
     pub codes: [u8; 16],
 }
 
+impl Q4_0 {
+    /// Code `i` of the block's 32.
+    pub fn code(&self, i: usize) -> u8 {
+        self.codes[i % 16] >> (4 * (i / 16)) & 15
+    }
+}
+
 impl BlockFormat for Q4_0 {
     const VALUES: usize = 32;
 
     fn dequantize(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
-        for (j, byte) in self.codes.iter().enumerate() {
-            out[j] = d * (f32::from(byte & 15) - 8.0);
-            out[j + 16] = d * (f32::from(byte >> 4) - 8.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = d * (f32::from(self.code(i)) - 8.0);
         }
+    }
+
+    fn dot(&self, x: &[Activations]) -> f32 {
+        self.d.to_f32() * x[0].scale * x[0].dot(0..32, |i| i32::from(self.code(i)) - 8)
     }
 
     fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self {

@@ -2,8 +2,8 @@
 //!
 //! The minimum moves the 16 codes to where the values are: weights of a sub-block need not lie around zero.
 
-use super::BlockFormat;
 use super::super_block::{self, SuperBlock};
+use super::{Activations, BlockFormat};
 use half::f16;
 
 /// 144 bytes: `value = d * scale * code - dmin * min`, scale and min being the sub-block's.
@@ -66,12 +66,11 @@ impl BlockFormat for Q4K {
     const VALUES: usize = 256;
 
     fn dequantize(&self, out: &mut [f32]) {
-        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        let (scales, minima) = scales_and_minima(&self.scales);
-        for (i, out) in out.iter_mut().enumerate() {
-            let (scale, min) = (d * f32::from(scales[i / 32]), dmin * f32::from(minima[i / 32]));
-            *out = scale * f32::from(self.code(i)) - min;
-        }
+        super_block::dequantize(self.d, self.dmin, &self.scales, |i| self.code(i), out);
+    }
+
+    fn dot(&self, x: &[Activations]) -> f32 {
+        super_block::dot(self.d, self.dmin, &self.scales, |i| self.code(i), x)
     }
 
     fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self {

@@ -1,8 +1,8 @@
 //! Q5_K: Q4_K with a fifth bit for each code, kept apart.
 
-use super::BlockFormat;
-use super::q4_k::{pack_codes, pack_scales_and_minima, scales_and_minima};
+use super::q4_k::{pack_codes, pack_scales_and_minima};
 use super::super_block::{self, SuperBlock};
+use super::{Activations, BlockFormat};
 use half::f16;
 
 /// 176 bytes: `value = d * scale * code - dmin * min`, scale and min being the sub-block's.
@@ -13,7 +13,7 @@ pub struct Q5K {
     pub d: f16,
     /// The scale of the 8 minima.
     pub dmin: f16,
-    /// 8 scales and 8 minima of 6 bits; see [`scales_and_minima`].
+    /// 8 scales and 8 minima of 6 bits; see [`super::q4_k::scales_and_minima`].
     pub scales: [u8; 12],
     /// Bit `s` of byte `l` is the fifth bit of code `l` of sub-block `s`.
     pub high: [u8; 32],
@@ -34,12 +34,11 @@ impl BlockFormat for Q5K {
     const VALUES: usize = 256;
 
     fn dequantize(&self, out: &mut [f32]) {
-        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        let (scales, minima) = scales_and_minima(&self.scales);
-        for (i, out) in out.iter_mut().enumerate() {
-            let (scale, min) = (d * f32::from(scales[i / 32]), dmin * f32::from(minima[i / 32]));
-            *out = scale * f32::from(self.code(i)) - min;
-        }
+        super_block::dequantize(self.d, self.dmin, &self.scales, |i| self.code(i), out);
+    }
+
+    fn dot(&self, x: &[Activations]) -> f32 {
+        super_block::dot(self.d, self.dmin, &self.scales, |i| self.code(i), x)
     }
 
     fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self {

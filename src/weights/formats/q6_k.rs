@@ -1,7 +1,7 @@
 //! Q6_K: super-blocks of 256 values in 6 bits each; 16 sub-blocks of 16 with a signed 8-bit scale and no minimum.
 
-use super::BlockFormat;
 use super::search::{code, error, fit_scale, inverse, largest, nearest, outward, weigh};
+use super::{Activations, BlockFormat};
 use half::f16;
 
 /// 210 bytes: `value = d * scale * (code - 32)`, the scale being the sub-block's.
@@ -48,6 +48,15 @@ impl BlockFormat for Q6K {
         for (i, out) in out.iter_mut().enumerate() {
             *out = d * f32::from(self.scales[i / 16]) * (f32::from(self.code(i)) - 32.0);
         }
+    }
+
+    fn dot(&self, x: &[Activations]) -> f32 {
+        let sub = |s: usize| {
+            let (x, first) = (&x[s / 2], s % 2 * 16);
+            let products = x.dot(first..first + 16, |i| i32::from(self.code(s / 2 * 32 + i)) - 32);
+            x.scale * f32::from(self.scales[s]) * products
+        };
+        self.d.to_f32() * (0..16).map(sub).sum::<f32>()
     }
 
     fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self {

@@ -1,5 +1,7 @@
-//! Quantizing what Q4_K and Q5_K share: 8 sub-blocks of 32 with a scale and a minimum each, which are quantized too.
+//! What Q4_K and Q5_K share: 8 sub-blocks of 32 with a scale and a minimum each, which are quantized too.
 
+use super::Activations;
+use super::q4_k::scales_and_minima;
 use super::search::{code, error, fit_scale_and_min, inverse, largest, nearest, outward, weigh};
 use half::f16;
 
@@ -17,6 +19,32 @@ pub struct SuperBlock {
     pub scales: [u8; SUBS],
     pub minima: [u8; SUBS],
     pub codes: [u8; SUBS * SUB],
+}
+
+/// Scale and minimum of each sub-block, from `d`, `dmin` and the 12 bytes of [`scales_and_minima`].
+fn sub_blocks(d: f16, dmin: f16, bytes: &[u8; 12]) -> impl Iterator<Item = (f32, f32)> {
+    let (scales, minima) = scales_and_minima(bytes);
+    let (d, dmin) = (d.to_f32(), dmin.to_f32());
+    scales.into_iter().zip(minima).map(move |(scale, min)| (d * f32::from(scale), dmin * f32::from(min)))
+}
+
+/// See [`super::BlockFormat::dequantize`]; `code(i)` is the block's code `i`.
+pub fn dequantize(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u8, out: &mut [f32]) {
+    for (s, ((scale, min), out)) in sub_blocks(d, dmin, bytes).zip(out.chunks_exact_mut(SUB)).enumerate() {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = scale * f32::from(code(s * SUB + i)) - min;
+        }
+    }
+}
+
+/// See [`super::BlockFormat::dot`].
+pub fn dot(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u8, x: &[Activations]) -> f32 {
+    let sub_blocks = sub_blocks(d, dmin, bytes).zip(x).enumerate();
+    let dots = sub_blocks.map(|(s, ((scale, min), x))| {
+        let (products, sum) = (x.dot(0..SUB, |i| i32::from(code(s * SUB + i))), x.dot(0..SUB, |_| 1));
+        x.scale * (scale * products - min * sum)
+    });
+    dots.sum()
 }
 
 /// Finds a block for 256 values, with codes from 0 to `top`.

@@ -84,6 +84,11 @@ impl Importance {
         self.means.is_empty()
     }
 
+    /// The tensors' names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.means.keys().map(String::as_str)
+    }
+
     /// The mean squares of a tensor's columns.
     pub fn columns(&self, name: &str) -> Option<&[f32]> {
         self.means.get(name).map(Vec::as_slice)

@@ -163,6 +163,9 @@ pub fn quantize(
         return Err(QuantizeError::Exists { path: out.to_path_buf() });
     }
     let (model, planned) = plan(source, options.recipe)?;
+    if let Some(importance) = options.importance {
+        check_names(importance, &planned)?;
+    }
     let header = header(source, &model, &planned, options.recipe)?;
     let start = header.to_bytes();
     let file_bytes = start.len() as u64 + header.data_bytes();
@@ -195,8 +198,7 @@ pub fn quantize(
             bytes: written,
             rmse: difference.rmse(),
             relative: difference.relative(),
-            // Q8_0 and the unquantized formats have nothing to weigh.
-            weighted: importance.is_some() && !matches!(planned.to.layout().block, 1) && planned.to != DType::Q8_0,
+            weighted: importance.is_some() && recipe::weighs_errors(planned.to),
             note: planned.note.clone(),
         });
     }
@@ -267,6 +269,20 @@ fn header(source: &ModelSource, model: &Config, planned: &[Planned], recipe: &Re
         header.tensor(&planned.name, planned.to, &planned.tensor.shape);
     }
     Ok(header)
+}
+
+/// Refuses importance that is of none of the model's tensors: it would change nothing, silently.
+fn check_names(importance: &Importance, planned: &[Planned]) -> Result<(), WeightsError> {
+    if planned.iter().any(|planned| importance.columns(&planned.name).is_some()) {
+        return Ok(());
+    }
+    let wanted = planned.iter().find(|planned| planned.tensor.shape.len() == 2);
+    let message = format!(
+        "it is another model's: none of its tensors (`{}`, …) is one of the model's (`{}`, …)",
+        importance.names().next().unwrap_or_default(),
+        wanted.map_or("", |planned| &planned.name)
+    );
+    Err(WeightsError::invalid(importance.file(), message))
 }
 
 /// The importance of a tensor's columns, if it is known and of use.

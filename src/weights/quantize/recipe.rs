@@ -37,6 +37,11 @@ impl Recipe {
         const { &Self::TABLE }.iter().find(|recipe| recipe.name.eq_ignore_ascii_case(name))
     }
 
+    /// Whether its quantizers weigh errors by importance: Q8_0's and the unquantized formats have nothing to choose.
+    pub fn weighs_errors(&self) -> bool {
+        weighs_errors(self.base)
+    }
+
     /// The format for a tensor, by its name in GGUF and its shape, and what to say where it is not the one wanted.
     pub fn format(&self, name: &str, shape: &[usize], layers: usize, tied: bool) -> (DType, Option<String>) {
         // Norms and biases are next to nothing, and read as f32 everywhere.
@@ -65,6 +70,11 @@ impl Recipe {
             _ => base,
         }
     }
+}
+
+/// Whether a format's quantizer weighs errors by importance.
+pub(super) fn weighs_errors(dtype: DType) -> bool {
+    dtype.is_quantized() && dtype != DType::Q8_0
 }
 
 /// The first and the last eighth of the layers, and every third one between.

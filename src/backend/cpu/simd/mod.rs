@@ -436,3 +436,20 @@ impl Element for f16 {
         self.to_f32()
     }
 }
+
+/// Asks for the cache line at `address`, into the L2 cache. A hint: any address is allowed.
+#[inline(always)]
+pub fn prefetch(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: prefetching never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address as *const i8)
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: prefetching never faults, whatever the address.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, readonly, preserves_flags))
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
