@@ -75,7 +75,9 @@ fn function_constants() {
 
 #[test]
 fn fast_math_is_a_choice() {
-    let mut program = source("kernel void k(device float *x [[buffer(0)]]) { x[0] = (x[1] + x[2]) + x[3]; x[4] = isnan(x[5]) ? 1.0f : x[6] - x[6]; x[7] = -INFINITY; }");
+    let mut program = source(
+        "kernel void k(device float *x [[buffer(0)]]) { x[0] = (x[1] + x[2]) + x[3]; x[4] = isnan(x[5]) ? 1.0f : x[6] - x[6]; x[7] = -INFINITY; }",
+    );
     let fast = Library::compile(&program).unwrap();
     let (_, code) = build(&fast, "k", &[], Target::Cpu);
     assert!(code.contains("fadd reassoc"), "{code}");
@@ -95,7 +97,9 @@ fn wide_loads_stay_wide_on_nvidia() {
          kernel void s(device float *y [[buffer(0)]], uint i [[thread_position_in_grid]]) { y[i] = simd_sum(y[i]); }",
     );
     let (_, code) = build(&library, "k", &[], Target::Nvidia);
-    for part in [".visible .entry msl_entry_k(", "ld.global.nc.v4.f32", "ld.global.v4.u32", "st.global.v4.f32", "fma.rn.f32"] {
+    for part in
+        [".visible .entry msl_entry_k(", "ld.global.nc.v4.f32", "ld.global.v4.u32", "st.global.v4.f32", "fma.rn.f32"]
+    {
         assert!(code.contains(part), "no {part} in\n{code}");
     }
     let (_, code) = build(&library, "s", &[], Target::Nvidia);
@@ -105,14 +109,18 @@ fn wide_loads_stay_wide_on_nvidia() {
 #[test]
 fn the_language() {
     let text = include_str!("language.metal");
-    let library = Library::compile(&Source { text: text.into(), ..source("") }).unwrap_or_else(|error| panic!("{error}"));
+    let library =
+        Library::compile(&Source { text: text.into(), ..source("") }).unwrap_or_else(|error| panic!("{error}"));
     assert!(library.function_names().len() >= 5);
     for name in library.function_names() {
         for target in [Target::Cpu, Target::Nvidia] {
             let (_, code) = build(&library, &name, &[], target);
             let calls = code.lines().filter(|l| l.contains("call ") && !l.contains("@llvm.") && target == Target::Cpu);
             for call in calls {
-                assert!(["@msl_barrier", "@msl_simd_exchange"].iter().any(|f| call.contains(f)) || is_libm(call), "{name}: {call}");
+                assert!(
+                    ["@msl_barrier", "@msl_simd_exchange"].iter().any(|f| call.contains(f)) || is_libm(call),
+                    "{name}: {call}"
+                );
             }
             assert!(target == Target::Cpu || !code.contains(".extern .func"), "{name}:\n{code}");
         }
@@ -130,7 +138,8 @@ fn a_cached_library_needs_no_compiler() {
     let directory = cache.path();
     let run = |clang: &str| {
         let file = directory.join("k.metal");
-        std::fs::write(&file, "#include <metal_stdlib>\nkernel void k(device float *x [[buffer(0)]]) { x[0] = 1; }\n").unwrap();
+        std::fs::write(&file, "#include <metal_stdlib>\nkernel void k(device float *x [[buffer(0)]]) { x[0] = 1; }\n")
+            .unwrap();
         std::process::Command::new(env!("CARGO_BIN_EXE_mslc"))
             .args([file.to_str().unwrap(), "--function", "k", "--target", "nvidia"])
             .env("METAL_STANDIN_CACHE", directory.join("cache"))

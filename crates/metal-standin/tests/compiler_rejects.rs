@@ -34,12 +34,16 @@ const HEAD: &str = "kernel void k(device float *x [[buffer(0)]], uint i [[thread
 fn recursion() {
     refuses(&format!("int f(int n) {{ return n < 2 ? 1 : n * f(n - 1); }}\n{HEAD} x[i] = f(i); }}"), 1, "recursion");
     refuses(
-        &format!("int g(int n);\nint f(int n) {{ return g(n); }}\nint g(int n) {{ return n ? f(n - 1) : 0; }}\n{HEAD} x[i] = f(i); }}"),
+        &format!(
+            "int g(int n);\nint f(int n) {{ return g(n); }}\nint g(int n) {{ return n ? f(n - 1) : 0; }}\n{HEAD} x[i] = f(i); }}"
+        ),
         2,
         "recursion",
     );
     // An overload, and a template that counts down, only look like it.
-    accepts(&format!("float f(float v) {{ return v; }}\nfloat f(float2 v) {{ return f(v.x) + f(v.y); }}\n{HEAD} x[i] = f(float2(x[i])); }}"));
+    accepts(&format!(
+        "float f(float v) {{ return v; }}\nfloat f(float2 v) {{ return f(v.x) + f(v.y); }}\n{HEAD} x[i] = f(float2(x[i])); }}"
+    ));
     accepts(&format!(
         "template <int N> int f() {{ return N + f<N - 1>(); }}\ntemplate <> int f<0>() {{ return 0; }}\n{HEAD} x[i] = f<4>(); }}"
     ));
@@ -53,7 +57,11 @@ fn words_that_metal_has_not() {
     refuses(&format!("struct s {{ virtual float f() {{ return 1; }} }};\n{HEAD} x[i] = 0; }}"), 1, "'virtual'");
     refuses(&format!("{HEAD} try {{ x[i] = 0; }} catch (...) {{}} }}"), 2, "'try'");
     refuses(&format!("{HEAD} auto f = [&](float v) {{ return v; }};\n x[i] = f(1); }}"), 2, "lambda");
-    refuses(&format!("float f(float v) {{ return v; }}\n{HEAD} float (*g)(float) = f;\n x[i] = g(1); }}"), 3, "pointers to functions");
+    refuses(
+        &format!("float f(float v) {{ return v; }}\n{HEAD} float (*g)(float) = f;\n x[i] = g(1); }}"),
+        3,
+        "pointers to functions",
+    );
     refuses(&format!("{HEAD} static int n = 0;\n x[i] = n++; }}"), 2, "static variable");
 }
 
@@ -65,7 +73,7 @@ fn address_spaces() {
     refuses("kernel void k(float *x [[buffer(0)]]) { x[0] = 0; }", 1, "address space");
     refuses(&format!("float f(float *p) {{ return *p; }}\n{HEAD} x[i] = f(x); }}"), 1, "address space");
     refuses(&format!("float f(thread float &p) {{ return p; }}\n{HEAD} x[i] = f(x[i]); }}"), 3, "no matching function");
-    refuses("kernel void k(constant float *x [[buffer(0)]]) { x[0] = 0; }", 1, "const");
+    refuses("kernel void k(constant float *x [[buffer(0)]]) { x[0] = 0; }", 1, "read-only");
     refuses(&format!("int counter = 0;\n{HEAD} x[i] = counter; }}"), 1, "'constant' address space");
     accepts(&format!("{HEAD} float v = x[i];\n thread float *p = &v;\n device float &r = x[i];\n r = *p * 2; }}"));
 }
@@ -73,7 +81,11 @@ fn address_spaces() {
 #[test]
 fn arguments() {
     refuses("kernel void k(device float *x [[buffer(0)]], uint n) { x[0] = n; }", 1, "attribute");
-    refuses("kernel void k(device float *x [[buffer(0)]], device float *y [[buffer(0)]]) { x[0] = y[0]; }", 1, "index 0 is used");
+    refuses(
+        "kernel void k(device float *x [[buffer(0)]], device float *y [[buffer(0)]]) { x[0] = y[0]; }",
+        1,
+        "index 0 is used",
+    );
     refuses("kernel void k(device float *x [[buffer(31)]]) { x[0] = 0; }", 1, "out of range");
     refuses("kernel float k(device float *x [[buffer(0)]]) { return x[0]; }", 1, "'void'");
     refuses("constant float missing;\nkernel void k(device float *x [[buffer(0)]]) { x[0] = missing; }", 1, "const");
@@ -89,7 +101,8 @@ fn bfloat_before_3_1() {
 
 #[test]
 fn threadgroup_memory_over_32_kib() {
-    let body = "threadgroup float t[N]; t[i] = x[i]; threadgroup_barrier(mem_flags::mem_threadgroup); x[i] = t[i ^ 1]; }";
+    let body =
+        "threadgroup float t[N]; t[i] = x[i]; threadgroup_barrier(mem_flags::mem_threadgroup); x[i] = t[i ^ 1]; }";
     let build = |n: u32| {
         let library = Library::compile(&source(&format!("{HEAD} {}", body.replace('N', &n.to_string())))).unwrap();
         library.build("k", &[], Target::Cpu)
@@ -105,5 +118,8 @@ fn messages_point_at_the_users_line_and_column() {
     let text = "#define TWICE(x) ((x) + (x))\nkernel void k(device float4 *x [[buffer(0)]]) {\n    x[0] = float4(TWICE(1.0f)) + unknown;\n}";
     let error = Library::compile(&source(text)).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error.starts_with("program_source:5:34: error: use of undeclared identifier 'unknown'"), "{error}");
-    assert!(error.contains("\n    x[0] = float4(TWICE(1.0f)) + unknown;\n                                 ^"), "{error}");
+    assert!(
+        error.contains("\n    x[0] = float4(TWICE(1.0f)) + unknown;\n                                 ^"),
+        "{error}"
+    );
 }

@@ -336,7 +336,13 @@ pub(crate) fn check(text: &Text, source: &Source) -> Result<(), Diagnostics> {
 pub(crate) fn everything(text: &Text, source: &Source) -> Result<String, Diagnostics> {
     let mut arguments = options(source, Target::Cpu);
     arguments.extend(["-include-pch".into(), precompiled(source, Target::Cpu)?.display().to_string()]);
-    arguments.extend(strings(&["-DMSL_INSTANCE(...)=__VA_ARGS__", "-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm"]));
+    arguments.extend(strings(&[
+        "-DMSL_INSTANCE(...)=__VA_ARGS__",
+        "-Xclang",
+        "-disable-llvm-passes",
+        "-S",
+        "-emit-llvm",
+    ]));
     arguments.extend(strings(&["-femit-all-decls", "-gline-tables-only", "-o", "-", "-"]));
     run(&arguments, &text.text).map_err(|errors| translate(&errors.0, text, source))
 }

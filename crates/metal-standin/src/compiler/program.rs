@@ -309,7 +309,7 @@ impl Program {
                     let names =
                         before.is_name() || before.is(">") || self.tokens[first..at].iter().any(|t| t.is("operator"));
                     let words = ["decltype", "__attribute__", "alignas", "noexcept", "static_assert"];
-                    if parameters.is_none() && names && !words.iter().any(|word| before.is(word)) {
+                    if parameters.is_none() && !is_variable && names && !words.iter().any(|word| before.is(word)) {
                         parameters = Some(at..close);
                     }
                     at = close;

@@ -47,7 +47,8 @@ pub(crate) fn check(program: &Program, source: &Source) -> Faults {
     for range in &program.variables {
         let tokens = &program.tokens[range.clone()];
         // The name of a variable is no place for a macro's leftovers: `MACRO(x)` without `;` is left to clang.
-        if tokens.len() > 1 && !tokens.iter().any(|t| t.is("constant")) && tokens.iter().all(|t| t.kind != Kind::Pragma) {
+        if tokens.len() > 1 && !tokens.iter().any(|t| t.is("constant")) && tokens.iter().all(|t| t.kind != Kind::Pragma)
+        {
             let name = range.clone().rfind(|i| program.tokens[*i].is_name()).unwrap_or(range.start);
             checker.fault(name, "a variable of program scope must be in the 'constant' address space".into());
         }
@@ -88,7 +89,10 @@ impl Checker<'_> {
             }
         }
         // `[&](…) {`, `[=] {`, `[] {`: an expression cannot start with `[`.
-        if token.is("[") && version < METAL_3_2 && matches!(previous, "=" | "(" | "," | "return" | "{" | ";" | "?" | ":") {
+        if token.is("[")
+            && version < METAL_3_2
+            && matches!(previous, "=" | "(" | "," | "return" | "{" | ";" | "?" | ":")
+        {
             let close = closing(tokens, at);
             if self.is(close + 1, "(") || self.is(close + 1, "{") {
                 self.fault(at, "lambda expressions are not supported in Metal before 3.2".into());
@@ -104,9 +108,31 @@ impl Checker<'_> {
     /// Whether a token is the name of a type that is certainly one: not a template's parameter.
     fn is_type_name(&self, at: usize) -> bool {
         const SCALARS: [&str; 25] = [
-            "void", "bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "float", "half", "bfloat",
-            "size_t", "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t", "uint64_t", "unsigned",
-            "ptrdiff_t", "signed",
+            "void",
+            "bool",
+            "char",
+            "uchar",
+            "short",
+            "ushort",
+            "int",
+            "uint",
+            "long",
+            "ulong",
+            "float",
+            "half",
+            "bfloat",
+            "size_t",
+            "int8_t",
+            "uint8_t",
+            "int16_t",
+            "uint16_t",
+            "int32_t",
+            "uint32_t",
+            "int64_t",
+            "uint64_t",
+            "unsigned",
+            "ptrdiff_t",
+            "signed",
         ];
         self.program.tokens.get(at).filter(|t| t.is_name()).is_some_and(|token| {
             let base = token.text.trim_end_matches(['2', '3', '4']);
@@ -168,9 +194,10 @@ pub(crate) fn may_recurse(program: &Program) -> bool {
     let name = |at: usize| &*program.tokens[at].text;
     let mut calls: HashMap<&str, HashSet<&str>> = HashMap::new();
     for function in &program.functions {
-        let called = function.body.clone().filter(|at| {
-            program.tokens[*at].is_name() && (name(at + 1) == "(" || name(at + 1) == "<")
-        });
+        let called = function
+            .body
+            .clone()
+            .filter(|at| program.tokens[*at].is_name() && (name(at + 1) == "(" || name(at + 1) == "<"));
         calls.entry(name(function.name)).or_default().extend(called.map(name));
     }
     for found in &program.structs {
@@ -244,13 +271,17 @@ pub(crate) fn recursion(ir: &str, text: &Text) -> Option<Fault> {
         }
     }
     let found = circle(&calls)?;
-    let about = ir.lines().find(|line| {
-        debug.get(found).is_some_and(|number| line.starts_with(&format!("{number} = ")))
-    });
-    let field = |name: &str| about.and_then(|a| a.split(name).nth(1)).map(|rest| rest.split([',', '"', ')']).next().unwrap_or(""));
+    let about =
+        ir.lines().find(|line| debug.get(found).is_some_and(|number| line.starts_with(&format!("{number} = "))));
+    let field = |name: &str| {
+        about.and_then(|a| a.split(name).nth(1)).map(|rest| rest.split([',', '"', ')']).next().unwrap_or(""))
+    };
     let line = field("line: ").and_then(|n| n.trim().parse().ok()).unwrap_or(1);
     let name = field("name: \"").unwrap_or(found);
     let place = text.place(line, 1);
     let place = Place { line: place.line, column: place.column.max(1) };
-    Some(Fault { place, message: format!("recursion is not supported in Metal: '{name}' calls itself, or what it calls does") })
+    Some(Fault {
+        place,
+        message: format!("recursion is not supported in Metal: '{name}' calls itself, or what it calls does"),
+    })
 }

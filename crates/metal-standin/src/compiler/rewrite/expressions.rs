@@ -13,7 +13,8 @@ impl Rewriter<'_> {
             let start = (0..at).rev().find(|i| matches!(&*tokens[*i].text, ";" | "{" | "}" | "(" | ",")).unwrap_or(0);
             let end = (at..tokens.len()).find(|i| matches!(&*tokens[*i].text, ";" | "(" | "{")).unwrap_or(at);
             let constant = tokens[start..at].iter().any(|t| t.is("constant"));
-            if constant && self.is(end, ";") && tokens[end - 1].is_name() && tokens[at..end].iter().any(|t| t.is("::")) {
+            if constant && self.is(end, ";") && tokens[end - 1].is_name() && tokens[at..end].iter().any(|t| t.is("::"))
+            {
                 self.insert_after(at, "msl::value(");
                 self.insert_after(end - 1, ")");
             }
@@ -33,7 +34,10 @@ impl Rewriter<'_> {
                     let call = call.filter(|p| tokens[p - 1].is_name() || self.is(p - 1, ">"));
                     let close = closing(tokens, at);
                     let first = at > 0 && matches!(&*tokens[at - 1].text, "(" | ",");
-                    if call.is_some() && first && self.is(at.wrapping_sub(1), if call == Some(at - 1) { "(" } else { "," }) {
+                    if call.is_some()
+                        && first
+                        && self.is(at.wrapping_sub(1), if call == Some(at - 1) { "(" } else { "," })
+                    {
                         let (mut commas, mut i, mut plain) = (0, at + 1, true);
                         while i < close {
                             match &*tokens[i].text {
@@ -163,7 +167,9 @@ impl Rewriter<'_> {
             return;
         }
         // `int2 x(a, b);` in a function.
-        if let Some(range) = self.vector_type(at).filter(|r| is_vector_name(&self.tokens()[r.start].text) && self.is(r.end + 1, "(")) {
+        if let Some(range) =
+            self.vector_type(at).filter(|r| is_vector_name(&self.tokens()[r.start].text) && self.is(r.end + 1, "("))
+        {
             let close = closing(self.tokens(), range.end + 1);
             let named = self.tokens()[range.end].is_name() && close > range.end + 2 && self.is(close + 1, ";");
             if named && self.program.functions.iter().any(|f| f.body.contains(&at)) {
