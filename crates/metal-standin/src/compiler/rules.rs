@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::Source;
-use super::lexer::{Kind, Place, Token, closing};
+use super::lexer::{Kind, Place, Token, closing, closing_angle};
 use super::program::{Fault, Faults, Program};
 use super::rewrite::Text;
 
@@ -31,7 +31,12 @@ const METAL_3_2: u32 = 0x3_0002;
 
 /// Everything wrong with the program that its tokens show, in the order of its lines.
 pub(crate) fn check(program: &Program, source: &Source) -> Faults {
-    let mut checker = Checker { program, faults: program.faults.clone() };
+    let list = |at: usize| {
+        let opens = program.tokens[at].is("template") && program.tokens.get(at + 1).is_some_and(|t| t.is("<"));
+        opens.then(|| at..closing_angle(&program.tokens, at + 1).unwrap_or(at))
+    };
+    let templates = (0..program.tokens.len()).filter_map(list).collect();
+    let mut checker = Checker { program, templates, faults: program.faults.clone() };
     for at in 0..program.tokens.len() {
         checker.word(at, source.language_version);
     }
@@ -60,6 +65,8 @@ pub(crate) fn check(program: &Program, source: &Source) -> Faults {
 
 struct Checker<'a> {
     program: &'a Program,
+    /// Lists of template parameters.
+    templates: Vec<Range<usize>>,
     faults: Faults,
 }
 
@@ -99,7 +106,8 @@ impl Checker<'_> {
             }
         }
         // `float (*f)(float)`.
-        let declares = token.is("(") && self.is(at + 1, "*") && tokens.get(at + 2).is_some_and(Token::is_name);
+        // As a template's argument a function is known when it is compiled, and may be pointed to.
+        let declares = token.is("(") && !self.templates.iter().any(|t| t.contains(&at)) && self.is(at + 1, "*") && tokens.get(at + 2).is_some_and(Token::is_name);
         if declares && self.is(at + 3, ")") && self.is(at + 4, "(") && self.is_type_name(at.wrapping_sub(1)) {
             self.fault(at + 2, "pointers to functions are not supported in Metal".into());
         }

@@ -27,7 +27,17 @@ impl<'a> Rewriter<'a> {
         };
         let tokens = self.tokens();
         let body = &tokens[found.body.start + 1..found.body.end];
-        let own_constructor = body.windows(2).any(|w| w[0].is(&name) && w[1].is("("));
+        // `S(…)`, and `S<T>(…)` where only a declaration can be: the parentheses of its own constructors.
+        let constructors = (found.body.start + 1..found.body.end).filter_map(|at| {
+            let arguments = self.is(at + 1, "<") && matches!(&*tokens[at - 1].text, "constexpr" | ";" | "{" | "}" | ")");
+            let next = if arguments { closing_angle(tokens, at + 1).unwrap_or(at) } else { at };
+            (tokens[at].is(&name) && self.is(next + 1, "(")).then_some(next + 1)
+        });
+        // `S() = default` alone leaves it an aggregate.
+        let defaulted = |at: &usize| self.is(at + 1, ")") && tokens[at + 2..].iter().take(4).any(|t| t.is("default"));
+        let constructors: Vec<usize> = constructors.collect();
+        let own_default = constructors.iter().any(defaulted);
+        let own_constructor = !constructors.iter().all(defaulted);
         let own_copy = body.windows(2).any(|w| w[0].is("operator") && w[1].is("="))
             || body.windows(6).any(|w| {
                 w[0].is(&name) && w[1].is("(") && w[2..].iter().any(|t| t.is("&")) && w[2..].iter().any(|t| t.is(&name))
@@ -67,7 +77,9 @@ impl<'a> Rewriter<'a> {
                 }
                 _ => {}
             }
-            own += &format!("{name}() = default; ");
+            if !own_default {
+                own += &format!("{name}() = default; ");
+            }
         }
         let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
         let (public, private) = if is_class { ("public: ", "private: ") } else { ("", "") };
