@@ -30,3 +30,8 @@ X(broadcast) X(shuffle) X(shuffle_down) X(shuffle_up) X(shuffle_xor) X(shuffle_r
     template <class T> MSL_INLINE T __metal_simd_##NAME(T x, T fill, ushort n, ushort modulo) { return metal::simd_##NAME(x, fill, n, modulo); }
 X(shuffle_and_fill_down) X(shuffle_and_fill_up)
 #undef X
+namespace metal {
+template <class T> struct __is_valid_simdgroup_type : bool_constant<is_arithmetic_v<T> || is_vector_v<T>> {};
+template <class... B> struct _disjunction : disjunction<B...> {};
+template <class... B> struct _conjunction : conjunction<B...> {};
+}  // namespace metal

@@ -53,6 +53,24 @@ template <class T, class A, class B, class... R> MSL_INLINE constexpr T make(A a
                       component<E>(3, a, b, rest...)};
     }
 }
+// `f({a, b, c})`: braces where clang would not make a vector of them.
+template <class... A> struct list;
+template <class A, class B> struct list<A, B> {
+    A a; B b;
+    template <class T> MSL_INLINE constexpr operator T() const { if constexpr (shape<T>::size > 0) return make<T>(a, b); else return T{a, b}; }
+};
+template <class A, class B, class C> struct list<A, B, C> {
+    A a; B b; C c;
+    template <class T> MSL_INLINE constexpr operator T() const { if constexpr (shape<T>::size > 0) return make<T>(a, b, c); else return T{a, b, c}; }
+};
+template <class A, class B, class C, class D> struct list<A, B, C, D> {
+    A a; B b; C c; D d;
+    template <class T> MSL_INLINE constexpr operator T() const { if constexpr (shape<T>::size > 0) return make<T>(a, b, c, d); else return T{a, b, c, d}; }
+};
+template <class... A> MSL_INLINE constexpr list<A...> braced(A... a) { return list<A...>{a...}; }
+
+// A copy without an address space: both sides of `? :` must agree.
+template <class T> MSL_INLINE constexpr T value(T x) { return x; }
 }  // namespace msl
 
 template <class T, class A> MSL_INLINE constexpr T as_type(A a) {

@@ -80,13 +80,13 @@ struct multiply {
         return (T)(a * b);
     }
 };
-struct bit_and { template <class T> MSL_INLINE T operator()(T a, T b) const { return (T)(a & b); } };
-struct bit_or { template <class T> MSL_INLINE T operator()(T a, T b) const { return (T)(a | b); } };
-struct bit_xor { template <class T> MSL_INLINE T operator()(T a, T b) const { return (T)(a ^ b); } };
+struct bit_and { template <class T> MSL_INLINE T operator()(T a, T b) const { if constexpr (requires { a & b; }) return (T)(a & b); else return a; } };
+struct bit_or { template <class T> MSL_INLINE T operator()(T a, T b) const { if constexpr (requires { a | b; }) return (T)(a | b); else return a; } };
+struct bit_xor { template <class T> MSL_INLINE T operator()(T a, T b) const { if constexpr (requires { a ^ b; }) return (T)(a ^ b); else return a; } };
 struct maximum { template <class T> MSL_INLINE T operator()(T a, T b) const { return metal::max(a, b); } };
 struct minimum { template <class T> MSL_INLINE T operator()(T a, T b) const { return metal::min(a, b); } };
 
-template <class T> MSL_INLINE T filled(T x) { return x; }
+template <class T> MSL_INLINE T ones() { if constexpr (requires { ~T(0); }) return T(~T(0)); else return T(0); }
 template <class T> MSL_INLINE T lowest() {
     typedef typename shape<T>::element E;
     if constexpr (shape<T>::size == 0) return metal::numeric_limits<T>::has_infinity ? -metal::numeric_limits<T>::infinity() : metal::numeric_limits<T>::lowest();
@@ -131,7 +131,7 @@ typedef simd_vote quad_vote;
     template <class T> MSL_INLINE T NAME_##product(T x) { return msl::reduce(x, msl::multiply(), T(1), WIDTH / 2); }          \
     template <class T> MSL_INLINE T NAME_##max(T x) { return msl::reduce(x, msl::maximum(), msl::lowest<T>(), WIDTH / 2); }   \
     template <class T> MSL_INLINE T NAME_##min(T x) { return msl::reduce(x, msl::minimum(), msl::highest<T>(), WIDTH / 2); }  \
-    template <class T> MSL_INLINE T NAME_##and(T x) { return msl::reduce(x, msl::bit_and(), T(~T(0)), WIDTH / 2); }           \
+    template <class T> MSL_INLINE T NAME_##and(T x) { return msl::reduce(x, msl::bit_and(), msl::ones<T>(), WIDTH / 2); }           \
     template <class T> MSL_INLINE T NAME_##or(T x) { return msl::reduce(x, msl::bit_or(), T(0), WIDTH / 2); }                 \
     template <class T> MSL_INLINE T NAME_##xor(T x) { return msl::reduce(x, msl::bit_xor(), T(0), WIDTH / 2); }               \
     template <class T> MSL_INLINE T NAME_##prefix_inclusive_sum(T x) { return msl::scan(x, msl::add(), WIDTH); }              \

@@ -42,3 +42,15 @@ namespace metal {
 MSL_INLINE void threadgroup_barrier(mem_flags flags, memory_order, thread_scope = thread_scope_threadgroup) { threadgroup_barrier(flags); }
 MSL_INLINE void simdgroup_barrier(mem_flags flags, memory_order, thread_scope = thread_scope_simdgroup) { simdgroup_barrier(flags); }
 }  // namespace metal
+
+namespace metal {
+// Logs nothing. An aggregate, as C++ has no constructors for objects in constant memory.
+struct os_log {
+    const char *subsystem, *category;
+#define X(NAME)                                                                       \
+    template <class... A> void NAME(this const os_log &, const char *, A...) {}       \
+    template <class... A> void NAME(this constant os_log &, const char *, A...) {}
+    X(log) X(log_debug) X(log_info) X(log_default) X(log_error) X(log_fault)
+#undef X
+};
+}  // namespace metal

@@ -17,7 +17,6 @@ template <bool B, class T = void> using enable_if_t = typename enable_if<B, T>::
 template <bool B, class T, class F> struct conditional { typedef T type; };
 template <class T, class F> struct conditional<false, T, F> { typedef F type; };
 template <bool B, class T, class F> using conditional_t = typename conditional<B, T, F>::type;
-template <class...> using void_t = void;
 
 template <class T> struct remove_reference { typedef __remove_reference_t(T) type; };
 template <class T> struct remove_const { typedef __remove_const(T) type; };
@@ -31,6 +30,13 @@ template <class T> struct add_pointer { typedef T *type; };
 template <class T> struct make_signed { typedef __make_signed(T) type; };
 template <class T> struct make_unsigned { typedef __make_unsigned(T) type; };
 template <class T> struct underlying_type { typedef __underlying_type(T) type; };
+template <class T> struct remove_addrspace { typedef T type; };
+#define X(A) template <class T> struct remove_addrspace<A T> { typedef T type; };
+X(device) X(constant) X(threadgroup)
+#undef X
+template <class T> struct remove_addrspace<const device T> { typedef const T type; };
+template <class T> struct remove_addrspace<const threadgroup T> { typedef const T type; };
+template <class T> using remove_addrspace_t = typename remove_addrspace<T>::type;
 template <class T> struct type_identity { typedef T type; };
 #define X(NAME) template <class T> using NAME##_t = typename NAME<T>::type;
 X(remove_reference) X(remove_const) X(remove_volatile) X(remove_cv) X(remove_pointer) X(remove_extent) X(decay)
@@ -53,7 +59,6 @@ template <class T> constexpr constant bool is_array_v = __is_array(T);
 template <class T> constexpr constant bool is_class_v = __is_class(T);
 template <class T> constexpr constant bool is_enum_v = __is_enum(T);
 template <class T> constexpr constant bool is_const_v = __is_const(T);
-template <class T> constexpr constant bool is_empty_v = __is_empty(T);
 template <class T> constexpr constant bool is_trivial_v = __is_trivial(T);
 template <class T> constexpr constant bool is_trivially_copyable_v = __is_trivially_copyable(T);
 template <class B, class D> constexpr constant bool is_base_of_v = __is_base_of(B, D);
@@ -61,7 +66,7 @@ template <class A, class B> constexpr constant bool is_convertible_v = __is_conv
 template <class T> constexpr constant bool is_vector_v = msl::shape<T>::size > 0;
 #define X(NAME) template <class T> struct NAME : bool_constant<NAME##_v<T>> {};
 X(is_integral) X(is_floating_point) X(is_arithmetic) X(is_scalar) X(is_signed) X(is_unsigned) X(is_void) X(is_pointer)
-X(is_reference) X(is_array) X(is_class) X(is_enum) X(is_const) X(is_empty) X(is_trivial) X(is_trivially_copyable) X(is_vector)
+X(is_reference) X(is_array) X(is_class) X(is_enum) X(is_const) X(is_trivial) X(is_trivially_copyable) X(is_vector)
 #undef X
 template <class T, class U> struct is_same : bool_constant<is_same_v<T, U>> {};
 template <class T, class U> struct is_base_of : bool_constant<is_base_of_v<T, U>> {};
@@ -75,8 +80,6 @@ template <class T> struct vec_elements : integral_constant<size_t, (msl::shape<T
 template <class T> struct make_scalar { typedef typename msl::shape<T>::element type; };
 template <class T, int N> struct make_vector { typedef vec<T, N> type; };
 
-template <class T> MSL_INLINE constexpr T &&forward(remove_reference_t<T> &x) { return static_cast<T &&>(x); }
-template <class T> MSL_INLINE constexpr remove_reference_t<T> &&move(T &&x) { return static_cast<remove_reference_t<T> &&>(x); }
 template <class T> T &&declval();
 #define X(A) template <class T> MSL_INLINE void swap(A T &a, A T &b) { T t = a; a = b; b = t; }
 X(thread) X(device) X(threadgroup)
@@ -91,9 +94,10 @@ template <class T> using uniform = T;
 template <class T> MSL_INLINE constexpr T make_uniform(T x) { return x; }
 
 // Limits. DIGITS: of the mantissa, or bits without the sign.
-template <class T> struct numeric_limits { static constexpr constant bool is_specialized = false; };
+template <class T> struct _numeric_limits_impl { static constexpr constant bool is_specialized = false; };
+template <class T> struct numeric_limits : _numeric_limits_impl<T> {};
 #define X(T, MIN, MAX, DIGITS)                                            \
-    template <> struct numeric_limits<T> {                                \
+    template <> struct _numeric_limits_impl<T> {                                \
         static constexpr constant bool is_specialized = true, is_integer = true, is_exact = true, has_infinity = false, \
                                        is_signed = (T)-1 < (T)0, has_quiet_NaN = false;                              \
         static constexpr constant int digits = DIGITS, radix = 2, digits10 = DIGITS * 3 / 10;                           \
@@ -118,7 +122,7 @@ X(long long, -9223372036854775807l - 1, 9223372036854775807l, 63)
 X(unsigned long long, 0, 18446744073709551615ul, 64)
 #undef X
 #define X(T, BITS, MIN, MAX, EPSILON, INF, NOT, DIGITS, DIGITS10, EXPONENT)                                                \
-    template <> struct numeric_limits<T> {                                                                                 \
+    template <> struct _numeric_limits_impl<T> {                                                                                 \
         static constexpr constant bool is_specialized = true, is_integer = false, is_exact = false, has_infinity = true,   \
                                        is_signed = true, has_quiet_NaN = true, is_iec559 = true;                           \
         static constexpr constant int digits = DIGITS, radix = 2, digits10 = DIGITS10, max_digits10 = DIGITS10 + 3,        \

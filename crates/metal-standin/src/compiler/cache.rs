@@ -43,10 +43,12 @@ pub(crate) fn headers_key() -> String {
 }
 
 /// The driver's own source: a change in how programs are rewritten makes other kernels.
-const DRIVER: [&str; 6] = [
+const DRIVER: [&str; 8] = [
     include_str!("lexer.rs"),
     include_str!("program.rs"),
     include_str!("rewrite.rs"),
+    include_str!("rewrite/expressions.rs"),
+    include_str!("rewrite/structs.rs"),
     include_str!("clang.rs"),
     include_str!("ir.rs"),
     include_str!("build.rs"),

@@ -41,7 +41,7 @@ pub(crate) const HEADERS: [(&str, &str); 19] = [
 pub(crate) const UNROLL: &str = "msl_pragma_unroll";
 
 /// What a program may include; all give the same.
-const INCLUDED: [&str; 24] = [
+const INCLUDED: [&str; 26] = [
     "metal_stdlib",
     "metal_simdgroup",
     "metal_simdgroup_matrix",
@@ -65,6 +65,8 @@ const INCLUDED: [&str; 24] = [
     "metal_graphics",
     "metal_quadgroup",
     "metal_utility",
+    "metal_logging",
+    "metal_assert",
     "simd/simd.h",
 ];
 
@@ -91,7 +93,7 @@ pub(crate) fn options(source: &Source, target: Target) -> Vec<String> {
         "c++",
         "-std=gnu++23",
         "-O2",
-        "-w",
+        "-Wno-everything",
         "-Wno-c++11-narrowing",
         "-nostdinc",
         "-fno-exceptions",
@@ -328,6 +330,21 @@ pub(crate) fn check(text: &Text, source: &Source) -> Result<(), Diagnostics> {
     arguments.extend(["-include-pch".into(), precompiled(source, Target::Cpu)?.display().to_string()]);
     arguments.extend(strings(&["-DMSL_INSTANCE(...)=__VA_ARGS__", "-fsyntax-only", "-"]));
     run(&arguments, &text.text).map(drop).map_err(|errors| translate(&errors.0, text, source))
+}
+
+/// IR of every function, with the lines that they come from.
+pub(crate) fn everything(text: &Text, source: &Source) -> Result<String, Diagnostics> {
+    let mut arguments = options(source, Target::Cpu);
+    arguments.extend(["-include-pch".into(), precompiled(source, Target::Cpu)?.display().to_string()]);
+    arguments.extend(strings(&[
+        "-DMSL_INSTANCE(...)=__VA_ARGS__",
+        "-Xclang",
+        "-disable-llvm-passes",
+        "-S",
+        "-emit-llvm",
+    ]));
+    arguments.extend(strings(&["-femit-all-decls", "-gline-tables-only", "-o", "-", "-"]));
+    run(&arguments, &text.text).map_err(|errors| translate(&errors.0, text, source))
 }
 
 /// IR of the program with the entry point of one kernel, before any optimization.

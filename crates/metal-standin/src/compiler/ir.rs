@@ -121,16 +121,17 @@ fn function_constant(line: &str, constants: &[(String, Option<ConstantValue>)]) 
     Some(format!("@{name} = internal {space} constant {type_name} {value}"))
 }
 
-/// Bytes of threadgroup memory that the optimized code still declares.
-pub(crate) fn threadgroup_bytes(code: &str) -> u32 {
-    let names = code.lines().filter_map(|line| {
-        let (_, rest) = line.split_once("msl.threadgroup.").or_else(|| line.split_once("msl_$_threadgroup_$_"))?;
+/// Threadgroup variables that the optimized code still declares: number and bytes.
+pub(crate) fn threadgroup_variables(code: &str) -> Vec<(usize, u32)> {
+    let variable = |line: &str| {
         let declares = (line.starts_with('@') && line.contains(" = ")) || line.contains(".shared ");
-        let end = |c: char| !c.is_ascii_digit();
-        let bytes = rest.split_once(['.', '$'])?.1.trim_start_matches(['_', '$', '.']).split(end).next()?;
-        declares.then(|| bytes.parse::<u32>().ok()).flatten()
-    });
-    names.map(|bytes| bytes.next_multiple_of(16)).sum()
+        // `msl.threadgroup.42.128`, and PTX's `msl_$_threadgroup_$_42_$_128`.
+        let (_, rest) = line.split_once("msl.threadgroup.").or_else(|| line.split_once("msl_$_threadgroup_$_"))?;
+        let mut numbers = rest.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+        let pair = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+        declares.then_some(pair)
+    };
+    code.lines().filter_map(variable).collect()
 }
 
 /// Names that the optimized IR uses and nobody defines.

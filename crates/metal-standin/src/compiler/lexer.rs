@@ -188,3 +188,24 @@ pub(crate) fn closing_angle(tokens: &[Token], open: usize) -> Option<usize> {
     }
     None
 }
+
+/// A bracket without its partner: everything after this file counts on pairs.
+pub(crate) fn unbalanced(tokens: &[Token]) -> Option<&Token> {
+    let mut open: Vec<&Token> = Vec::new();
+    for token in tokens.iter().filter(|t| t.kind == Kind::Punctuation) {
+        let partner = match &*token.text {
+            "(" | "[" | "{" => {
+                open.push(token);
+                continue;
+            }
+            ")" => "(",
+            "]" => "[",
+            "}" => "{",
+            _ => continue,
+        };
+        if !open.pop().is_some_and(|t| t.is(partner)) {
+            return Some(token);
+        }
+    }
+    open.pop()
+}

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::lexer::{self, Token};
-use super::program::{KernelFunction, Origin, Program};
+use super::lexer::{self, Place, Token};
+use super::program::{Fault, KernelFunction, Origin, Program};
 use super::rewrite::{Rewriter, Text};
 use super::{Argument, ArgumentKind, ConstantValue, Diagnostics, Kernel, Source, Target};
 use super::{build, cache, clang, ir, rules};
@@ -42,6 +42,8 @@ pub struct Library {
 struct Parsed {
     kernels: Vec<KernelFunction>,
     constants: Vec<(String, u32)>,
+    /// Of each token: threadgroup variables are numbered by theirs.
+    places: Vec<Place>,
     text: Text,
 }
 
@@ -69,8 +71,15 @@ impl Library {
             return Err(clang::faults(&found, source));
         }
         library.entries = entries_of(&program);
+        let may_recurse = rules::may_recurse(&program);
         let parsed = Parsed::from(program);
         clang::check(&parsed.text, source)?;
+        if may_recurse {
+            let ir = clang::everything(&parsed.text, source)?;
+            if let Some(fault) = rules::recursion(&ir, &parsed.text) {
+                return Err(clang::faults(&[fault], source));
+            }
+        }
         library.parsed = OnceLock::from(Ok(parsed));
         cache::write(&file, entries_text(&library.entries).as_bytes())?;
         Ok(library)
@@ -150,12 +159,16 @@ impl Library {
                 "kernel '{name}' reads function constant '{missing}' (index {index}), which has no value"
             )));
         }
-        let static_threadgroup_bytes = ir::threadgroup_bytes(&finished);
+        let variables = ir::threadgroup_variables(&finished);
+        let static_threadgroup_bytes = variables.iter().map(|(_, bytes)| bytes.next_multiple_of(16)).sum();
         if static_threadgroup_bytes > 32 * 1024 {
             let _ = std::fs::remove_file(&temporary);
-            return Err(Diagnostics(format!(
+            let largest = variables.iter().max_by_key(|(_, bytes)| *bytes).map_or(0, |(variable, _)| *variable);
+            let place = parsed.places.get(largest).copied().unwrap_or_default();
+            let message = format!(
                 "kernel '{name}' declares {static_threadgroup_bytes} bytes of threadgroup memory; 32768 is the most"
-            )));
+            );
+            return Err(clang::faults(&[Fault { place, message }], &self.source));
         }
         if target == Target::Cpu {
             // For the executor's checks: an optimizer may read early what is read only under a condition.
@@ -212,13 +225,21 @@ impl Library {
 
 fn parse(source: &Source) -> Result<Program, Diagnostics> {
     let preprocessed = clang::preprocess(source)?;
-    Ok(Program::parse(lexer::tokens(&preprocessed, &source.text, clang::FILE)))
+    let tokens = lexer::tokens(&preprocessed, &source.text, clang::FILE);
+    match lexer::unbalanced(&tokens) {
+        Some(bracket) => {
+            let message = format!("'{bracket}' has no partner");
+            Err(clang::faults(&[Fault { place: bracket.place, message }], source))
+        }
+        None => Ok(Program::parse(tokens)),
+    }
 }
 
 impl From<Program> for Parsed {
     fn from(program: Program) -> Parsed {
         Parsed {
             text: Rewriter::new(&program).write(),
+            places: program.tokens.iter().map(|t| t.place).collect(),
             constants: program.constants.iter().map(|c| (c.name.clone(), c.index)).collect(),
             kernels: program.kernels,
         }
@@ -335,4 +356,29 @@ fn kernel_from(text: &str, code: &std::path::Path) -> Option<Kernel> {
         max_threads: threads.parse().ok()?,
         code: Arc::new(code.to_path_buf()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs cut off or with a token missing must not bring the passes down, only the program.
+    #[test]
+    fn mutilated_programs_do_not_panic() {
+        let text = include_str!("../../tests/language.metal");
+        let source = Source { text: text.into(), language_version: 0x3_0001, macros: Vec::new(), fast_math: true };
+        let all = lexer::tokens(&format!("# 1 \"{}\"\n{text}", clang::FILE), text, clang::FILE);
+        let survive = |tokens: Vec<Token>| {
+            if lexer::unbalanced(&tokens).is_none() {
+                let program = Program::parse(tokens);
+                let _ = (rules::check(&program, &source), rules::may_recurse(&program), entries_of(&program));
+                Rewriter::new(&program).write();
+            }
+        };
+        for at in (0..all.len()).step_by(3) {
+            survive(all[..at].to_vec());
+            survive(all[at..].to_vec());
+            survive([&all[..at], &all[at + 1..]].concat());
+        }
+    }
 }

@@ -289,11 +289,14 @@ impl Program {
             at = closing_angle(&self.tokens, at + 1).map_or(at + 2, |close| close + 1);
         }
         if self.is(at, "template") {
-            let stop = (at..end).find(|i| self.is(*i, ";")).unwrap_or(end);
-            self.instances.push(start..stop + 1);
-            return stop + 1;
+            let stop = (at..end).find(|i| self.is(*i, ";")).map_or(end, |stop| stop + 1);
+            self.instances.push(start..stop);
+            return stop;
         }
         let first = at;
+        if first >= end {
+            return end;
+        }
         let is_other = matches!(&*self.tokens[first].text, "using" | "typedef" | "static_assert" | "friend");
         let mut parameters: Option<Range<usize>> = None;
         let (mut is_type, mut is_variable) = (false, false);
@@ -306,7 +309,7 @@ impl Program {
                     let names =
                         before.is_name() || before.is(">") || self.tokens[first..at].iter().any(|t| t.is("operator"));
                     let words = ["decltype", "__attribute__", "alignas", "noexcept", "static_assert"];
-                    if parameters.is_none() && names && !words.iter().any(|word| before.is(word)) {
+                    if parameters.is_none() && !is_variable && names && !words.iter().any(|word| before.is(word)) {
                         parameters = Some(at..close);
                     }
                     at = close;
@@ -360,7 +363,7 @@ impl Program {
             let message = format!("function constant index {index} is already that of '{}'", other.name);
             return self.fault(name, message);
         }
-        let type_name = self.tokens[name - 1].to_string();
+        let type_name = self.tokens[name.saturating_sub(1)].to_string();
         self.constants.push(FunctionConstant { name: self.tokens[name].to_string(), index, type_name });
     }
 

@@ -2,13 +2,16 @@
 //! memory asked from the runtime, structs copyable between address spaces. Nothing moves to another line, and each place
 //! of the text that is written knows the token it came from.
 
+mod expressions;
+mod structs;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::clang::UNROLL;
 use super::lexer::{Kind, Place, Token, closing, closing_angle};
-use super::program::{Program, Struct};
+use super::program::Program;
 
 /// What clang compiles.
 #[derive(Default)]
@@ -93,7 +96,11 @@ impl<'a> Rewriter<'a> {
         for at in 0..self.tokens().len() {
             self.word(at);
             self.conversion(at);
+            self.array_parameter(at);
         }
+        self.braced_arguments();
+        self.choices();
+        self.constant_copies();
         self.instances();
         self.function_constants();
         self.structs();
@@ -155,145 +162,6 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// The type written at `at`: its tokens, if its conversions must become calls.
-    fn vector_type(&self, at: usize) -> Option<Range<usize>> {
-        let mut name = at;
-        if self.is(at, "metal") && self.is(at + 1, "::") {
-            name = at + 2;
-        }
-        let token = self.tokens().get(name)?;
-        if token.is("vec") && self.is(name + 1, "<") {
-            return Some(at..closing_angle(self.tokens(), name + 1)? + 1);
-        }
-        (token.is_name() && self.vectors.contains(&*token.text)).then_some(at..name + 1)
-    }
-
-    /// `T(…)`, `(T)x` and `static_cast<T>(x)` become `msl::make<T>(…)`.
-    fn conversion(&mut self, at: usize) {
-        let previous = at.checked_sub(1).map_or("", |i| &*self.tokens()[i].text);
-        if self.is(at, "static_cast") && self.is(at + 1, "<") {
-            if let Some(range) = self.vector_type(at + 2).filter(|r| self.is(r.end, ">")) {
-                let _ = range;
-                self.replace.insert(at, "msl::make".to_string());
-            }
-            return;
-        }
-        if self.is(at, "(") {
-            let Some(range) = self.vector_type(at + 1).filter(|r| self.is(r.end, ")")) else { return };
-            let before = at.checked_sub(1).map(|i| &self.tokens()[i]);
-            let call = before.is_some_and(|t| {
-                (t.is_name() && !matches!(&*t.text, "return" | "else" | "do" | "case"))
-                    || t.is(")")
-                    || t.is("]")
-                    || t.is(">")
-            });
-            // `>` may be an operator: a cast follows it only if something to cast follows the parenthesis.
-            let operand = range.end + 1;
-            if (call && previous != ">") || !self.starts_operand(operand) {
-                return;
-            }
-            let end = self.operand(operand);
-            self.replace.insert(at, "msl::make<".to_string());
-            self.replace.insert(range.end, ">(".to_string());
-            self.insert_after(end, ")");
-            return;
-        }
-        if matches!(previous, "::" | "." | "->" | "operator" | "~") {
-            return;
-        }
-        if let Some(range) = self.vector_type(at).filter(|r| self.is(r.end, "(")) {
-            // `float4 (&x)[2]`, `T (*f)(int)`: a declarator.
-            let inner = range.end + 1;
-            let declarator = (self.is(inner, "&") || self.is(inner, "*"))
-                && self.tokens().get(inner + 1).is_some_and(Token::is_name)
-                && self.is(inner + 2, ")")
-                && (self.is(inner + 3, "[") || self.is(inner + 3, "("));
-            let new_name = self.tokens()[at].is_name() && matches!(previous, "struct" | "class" | "typename");
-            if !declarator && !new_name {
-                self.insert_before(at, "msl::make<");
-                self.insert_after(range.end - 1, ">");
-            }
-        }
-    }
-
-    fn starts_operand(&self, at: usize) -> bool {
-        self.tokens().get(at).is_some_and(|t| match t.kind {
-            Kind::Name => !matches!(&*t.text, "const" | "volatile" | "device" | "threadgroup" | "constant" | "thread"),
-            Kind::Number | Kind::Text => true,
-            Kind::Punctuation => matches!(&*t.text, "(" | "-" | "+" | "!" | "~" | "*" | "&" | "::" | "++"),
-            Kind::Pragma => false,
-        })
-    }
-
-    /// The last token of the operand of a cast that starts at `at`.
-    fn operand(&self, mut at: usize) -> usize {
-        let tokens = self.tokens();
-        while tokens.get(at).is_some_and(|t| matches!(&*t.text, "-" | "+" | "!" | "~" | "*" | "&" | "++")) {
-            at += 1;
-        }
-        if self.is(at, "(") {
-            let close = closing(tokens, at);
-            // A cast's operand goes on; so does `(a)` if it is called or subscripted, below.
-            if self.is_type(at + 1..close) && self.starts_operand(close + 1) && !self.is(close + 1, "-") {
-                return self.operand(close + 1);
-            }
-            at = close;
-        }
-        loop {
-            let next = tokens.get(at + 1).map_or("", |t| &*t.text);
-            match next {
-                "::" | "." | "->" => {
-                    at += if self.is(at + 2, "template") { 3 } else { 2 };
-                }
-                "(" | "[" | "{" if next != "{" || tokens[at].is_name() || tokens[at].is(">") => {
-                    at = closing(tokens, at + 1);
-                }
-                "<" if tokens[at].is_name() => match closing_angle(tokens, at + 1) {
-                    Some(close) if self.is(close + 1, "(") || self.is(close + 1, "::") => at = close,
-                    _ => return at,
-                },
-                "++" => at += 1,
-                _ => return at.min(tokens.len() - 1),
-            }
-        }
-    }
-
-    /// Whether tokens in parentheses are a type, so that the parentheses are a cast.
-    fn is_type(&self, range: Range<usize>) -> bool {
-        let tokens = &self.tokens()[range.clone()];
-        let words = [
-            "device",
-            "thread",
-            "threadgroup",
-            "constant",
-            "const",
-            "unsigned",
-            "float",
-            "half",
-            "bfloat",
-            "bool",
-            "char",
-            "uchar",
-            "short",
-            "ushort",
-            "int",
-            "uint",
-            "long",
-            "ulong",
-            "size_t",
-            "uint8_t",
-            "int8_t",
-            "uint16_t",
-            "int16_t",
-            "uint32_t",
-            "int32_t",
-            "uint64_t",
-            "int64_t",
-        ];
-        tokens.first().is_some_and(|t| words.iter().any(|word| t.is(word)))
-            || self.vector_type(range.start).is_some_and(|r| r.end == range.end)
-    }
-
     /// Instances of kernels are checked with the library, and then made one by one.
     fn instances(&mut self) {
         for range in &self.program.instances {
@@ -326,261 +194,13 @@ impl<'a> Rewriter<'a> {
             if self.is(at, "is_function_constant_defined") && self.is(at + 1, "(") {
                 let name = &self.tokens()[at + 2].text;
                 if self.program.constants.iter().any(|c| *c.name == **name) {
-                    let from = if self.is(at.wrapping_sub(1), "::") { at - 2 } else { at };
+                    let from = if self.is(at.wrapping_sub(1), "::") { at.saturating_sub(2) } else { at };
                     self.drop(from..at);
                     self.replace.insert(at, format!("msl_defined_{name}"));
                     self.drop(at + 1..closing(self.tokens(), at + 1) + 1);
                 }
             }
         }
-    }
-
-    fn structs(&mut self) {
-        for index in 0..self.program.structs.len() {
-            let found = self.program.structs[index].clone();
-            self.structure(&found, index);
-        }
-    }
-
-    /// Copies between address spaces for a struct, unless it has its own.
-    fn structure(&mut self, found: &Struct, index: usize) {
-        let name = match (found.name.is_empty(), found.is_typedef) {
-            (false, _) => found.name.clone(),
-            (true, true) => {
-                let name = format!("msl_struct_{index}");
-                self.insert_after(found.keyword, name.clone());
-                name
-            }
-            (true, false) => return,
-        };
-        let tokens = self.tokens();
-        let body = &tokens[found.body.start + 1..found.body.end];
-        let own_constructor = body.windows(2).any(|w| w[0].is(&name) && w[1].is("("));
-        let own_copy = body.windows(2).any(|w| w[0].is("operator") && w[1].is("="))
-            || body.windows(6).any(|w| {
-                w[0].is(&name) && w[1].is("(") && w[2..].iter().any(|t| t.is("&")) && w[2..].iter().any(|t| t.is(&name))
-            });
-        self.qualified_methods(found, &name);
-        if own_copy {
-            return;
-        }
-        let anonymous_union = self.program.structs.iter().any(|inner| {
-            inner.name.is_empty()
-                && inner.keyword > found.body.start
-                && inner.body.end < found.body.end
-                && self.is(inner.body.end + 1, ";")
-        });
-        let is_class = self.is(found.keyword, "class");
-        if self.is(found.keyword, "union") {
-            return;
-        }
-        // With constructors of ours a struct is no aggregate any more: `S s = {1, 2}` wants one for its fields.
-        let mut own = String::new();
-        if !own_constructor {
-            let initialized = self.initialized_by_braces(&name);
-            match self.fields(found) {
-                Some(fields) if fields.len() > 1 || initialized => {
-                    let parameters: Vec<String> = fields
-                        .iter()
-                        .enumerate()
-                        .map(|(i, f)| format!("{} msl_{}{}", f.0, f.1, if i > 0 { &*f.2 } else { "" }))
-                        .collect();
-                    let values: Vec<String> = fields.iter().map(|f| format!("{0}(msl_{0})", f.1)).collect();
-                    if !fields.is_empty() {
-                        own = format!("constexpr {name}({}) : {} {{}} ", parameters.join(", "), values.join(", "));
-                    }
-                }
-                None if initialized => {
-                    return self.insert_after(found.body.start, format!("MSL_ASSIGNMENTS({name})"));
-                }
-                _ => {}
-            }
-            own += &format!("{name}() = default; ");
-        }
-        let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
-        let (public, private) = if is_class { ("public: ", "private: ") } else { ("", "") };
-        // A constant field forbids assignment.
-        let fixed =
-            self.fields(found).is_some_and(|f| f.iter().any(|f| f.0.starts_with("const ") && !f.0.ends_with('*')));
-        let assignments = if fixed { String::new() } else { format!("MSL_ASSIGNMENTS({name})") };
-        let text = format!("{public}{own}{constructors}({name}) {assignments} {private}");
-        self.insert_after(found.body.start, text);
-    }
-
-    /// Methods for objects in other memory, `float get() const device { return x; }`, become C++23's
-    /// `float get(this const device NAME &self) { return self.x; }`. Constructors there are never wanted: objects come
-    /// to `device` memory by assignment.
-    fn qualified_methods(&mut self, found: &Struct, name: &str) {
-        let tokens = self.tokens();
-        let members = self.member_names(found);
-        let mut start = found.body.start + 1;
-        let mut at = start;
-        while at < found.body.end {
-            match &*tokens[at].text {
-                ";" | "}" | ":" if !self.is(at, ":") || matches!(&*tokens[at - 1].text, "public" | "private") => {
-                    start = at + 1
-                }
-                "{" => {
-                    at = closing(tokens, at);
-                    start = at + 1;
-                }
-                "<" if self.is(at - 1, "template") => at = closing_angle(tokens, at).unwrap_or(at),
-                "(" if !self.is(at - 1, "__attribute__") && !self.is(at - 1, "alignas") => {
-                    let close = closing(tokens, at);
-                    let mut after = close + 1;
-                    if self.is(after, "(") {
-                        after = closing(tokens, after) + 1; // operator()(…)
-                    }
-                    let open = if after == close + 1 { at } else { close + 1 };
-                    let mut words = Vec::new();
-                    let last = after;
-                    while matches!(
-                        &*tokens[after].text,
-                        "const" | "volatile" | "device" | "constant" | "threadgroup" | "thread"
-                    ) {
-                        words.push(tokens[after].to_string());
-                        after += 1;
-                    }
-                    let elsewhere = words.iter().any(|w| matches!(&**w, "device" | "constant" | "threadgroup"));
-                    let mut end = after;
-                    while !matches!(&*tokens[end].text, "{" | ";") {
-                        end = if self.is(end, "(") { closing(tokens, end) + 1 } else { end + 1 };
-                    }
-                    if self.is(end, "{") {
-                        let body = end..closing(tokens, end);
-                        end = body.end;
-                        if elsewhere && !tokens[at - 1].is(name) {
-                            self.drop(last..after);
-                            let comma = if self.is(open + 1, ")") { "" } else { ", " };
-                            self.insert_after(open, format!("this {} {name} &self{comma}", words.join(" ")));
-                            for i in body {
-                                let bare = !matches!(&*tokens[i - 1].text, "." | "->" | "::");
-                                if self.is(i, "this") {
-                                    self.replace.insert(i, "(&self)".into());
-                                } else if bare && members.contains(&*tokens[i].text) {
-                                    self.replace.insert(i, format!("self.{}", tokens[i]));
-                                }
-                            }
-                        }
-                    }
-                    if elsewhere && tokens[at - 1].is(name) {
-                        self.drop(start..end + 1);
-                    }
-                    at = end;
-                    start = end + 1;
-                }
-                _ => {}
-            }
-            at += 1;
-        }
-    }
-
-    /// Names of the fields of a struct.
-    fn member_names(&self, found: &Struct) -> HashSet<&'a str> {
-        let tokens = self.tokens();
-        let mut names = HashSet::new();
-        let mut at = found.body.start + 1;
-        while at < found.body.end {
-            match &*tokens[at].text {
-                "(" | "[" => at = closing(tokens, at),
-                "{" => at = closing(tokens, at),
-                _ if tokens[at].is_name() && matches!(&*tokens[at + 1].text, ";" | "=" | "[" | ",") => {
-                    names.insert(&*tokens[at].text);
-                }
-                _ => {}
-            }
-            at += 1;
-        }
-        names
-    }
-
-    /// Whether `NAME x = {…}`, `NAME x{…}` or `NAME{…}` stands somewhere.
-    fn initialized_by_braces(&self, name: &str) -> bool {
-        let tokens = self.tokens();
-        (1..tokens.len()).any(|at| {
-            if !tokens[at].is(name) || matches!(&*tokens[at - 1].text, "struct" | "class" | "union") {
-                return false;
-            }
-            let mut next = at + 1;
-            if self.is(next, "<") {
-                next = closing_angle(tokens, next).map_or(next, |close| close + 1);
-            }
-            if tokens.get(next).is_some_and(Token::is_name) {
-                next += 1;
-            }
-            while self.is(next, "[") {
-                next = closing(tokens, next) + 1;
-            }
-            self.is(next, "{") || (self.is(next, "=") && self.is(next + 1, "{"))
-        })
-    }
-
-    /// Type, name and default (`= …`) of each field, if all are plain.
-    fn fields(&self, found: &Struct) -> Option<Vec<(String, String, String)>> {
-        let tokens = self.tokens();
-        let mut result = Vec::new();
-        if tokens[found.keyword..found.body.start].iter().any(|t| t.is(":")) {
-            return None;
-        }
-        let mut at = found.body.start + 1;
-        while at < found.body.end {
-            let start = at;
-            if matches!(&*tokens[at].text, "public" | "private" | "protected") {
-                at += 2;
-                continue;
-            }
-            let mut equals = None;
-            let mut function = false;
-            while at < found.body.end && !self.is(at, ";") {
-                match &*tokens[at].text {
-                    "struct" | "union" | "class" | "enum" if self.structs_at(at) => return None,
-                    "(" => {
-                        function |= equals.is_none();
-                        at = closing(tokens, at);
-                    }
-                    "<" => at = closing_angle(tokens, at).unwrap_or(at),
-                    "=" if equals.is_none() => equals = Some(at),
-                    "{" => {
-                        if !function && equals.is_none() {
-                            return None;
-                        }
-                        at = closing(tokens, at);
-                        if function {
-                            break;
-                        }
-                    }
-                    "[" | ":" | "," if equals.is_none() && !function && !self.is(start, "using") => {
-                        if !self.is(at, ",") {
-                            return None;
-                        }
-                    }
-                    _ => {}
-                }
-                at += 1;
-            }
-            let end = equals.unwrap_or(at);
-            let words = &tokens[start..end];
-            let skipped = ["using", "typedef", "static", "friend", "static_assert", "template"];
-            let other = words.first().is_none_or(|t| skipped.iter().any(|word| t.is(word)) || t.kind == Kind::Pragma);
-            if !function && !other {
-                let default = equals.map_or(" = {}".to_string(), |e| format!(" {}", self.program.text(e..at)));
-                // `float x, *y;` would want more care than it is worth.
-                let names: Vec<usize> = (start..end).filter(|i| self.is(*i + 1, ",") || *i + 1 == end).collect();
-                let first = *names.first()?;
-                if names.len() > 1 && tokens[first + 1..end].iter().any(|t| t.is("*") || t.is("&") || t.is("<")) {
-                    return None;
-                }
-                let type_name = self.program.text(start..first);
-                result.extend(names.iter().map(|i| (type_name.clone(), tokens[*i].to_string(), default.clone())));
-            }
-            at += 1;
-        }
-        Some(result)
-    }
-
-    /// Whether a struct with a body starts at this keyword.
-    fn structs_at(&self, at: usize) -> bool {
-        self.program.structs.iter().any(|s| s.keyword == at) || self.is(at, "enum")
     }
 
     /// `threadgroup float x[32], y;` in a function is memory that the threads of a threadgroup share.
@@ -597,8 +217,8 @@ impl<'a> Rewriter<'a> {
             if !matches!(&*tokens[start - 1].text, "{" | "}" | ";") && tokens[start - 1].kind != Kind::Pragma {
                 continue;
             }
-            let Some(variables) = self.declarators(at + 1) else { continue };
-            let (first, end) = (variables[0].start, variables[variables.len() - 1].end);
+            let Some((variables, end)) = self.declarators(at + 1) else { continue };
+            let first = variables[0].start;
             let element = self.program.text(at + 1..first);
             self.drop(start..end + 1);
             let mut text = String::new();
@@ -617,30 +237,47 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Names with their dimensions, up to the `;`, if this declares variables and not pointers or references.
-    fn declarators(&self, start: usize) -> Option<Vec<Range<usize>>> {
+    fn declarators(&self, start: usize) -> Option<(Vec<Range<usize>>, usize)> {
         let tokens = self.tokens();
         let mut result = Vec::new();
         let mut at = start;
         loop {
             match tokens.get(at).map(|t| &*t.text)? {
+                // `= {0}` says nothing that holds: every thread would write it.
+                "=" if self.is(at + 1, "{") => {
+                    let close = closing(tokens, at + 1);
+                    result.push(self.declarator(at)?..at);
+                    at = close + 1;
+                    match self.is(at, ";") {
+                        true => return Some((result, at)),
+                        false => at += 1,
+                    }
+                    continue;
+                }
                 "*" | "&" | "=" | "{" | "(" | "&&" => return None,
                 "<" => at = closing_angle(tokens, at)?,
                 "[" => at = closing(tokens, at),
                 "," | ";" => {
-                    let mut name = at - 1;
-                    while tokens[name].is("]") {
-                        let close = name;
-                        name = (start..close).rev().find(|i| self.is(*i, "[") && closing(tokens, *i) == close)? - 1;
-                    }
-                    result.push(name..at);
+                    result.push(self.declarator(at)?..at);
                     if self.is(at, ";") {
-                        return Some(result);
+                        return Some((result, at));
                     }
                 }
                 _ => {}
             }
             at += 1;
         }
+    }
+
+    /// The name before `end` and before its dimensions.
+    fn declarator(&self, end: usize) -> Option<usize> {
+        let tokens = self.tokens();
+        let mut name = end - 1;
+        while tokens[name].is("]") {
+            let close = name;
+            name = (0..close).rev().find(|i| self.is(*i, "[") && closing(tokens, *i) == close)? - 1;
+        }
+        Some(name)
     }
 
     fn emit(mut self) -> Text {
