@@ -49,3 +49,4 @@
 #define METAL_INTERNAL inline __attribute__((__always_inline__))
 #define METAL_CONST const
 #define METAL_VALID_ARGS(...)
+#define assert(...) ((void)0)

@@ -13,6 +13,7 @@
 #include "msl/objects.h"
 #include "msl/make.h"
 #include "msl/traits.h"
+#include "msl/scalar_math.h"
 #include "msl/math.h"
 #include "msl/integer.h"
 #include "msl/relational.h"

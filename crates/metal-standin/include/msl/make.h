@@ -6,11 +6,6 @@ template <class T, int N> struct shape<T __attribute__((ext_vector_type(N)))> {
     static constexpr int size = N;
     typedef T element;
 };
-template <> struct shape<bool2> { static constexpr int size = 2; typedef bool element; };
-template <> struct shape<bool3> { static constexpr int size = 3; typedef bool element; };
-template <> struct shape<bool4> { static constexpr int size = 4; typedef bool element; };
-
-template <class A> MSL_INLINE constexpr int width(A) { return shape<A>::size ? shape<A>::size : 1; }
 
 // The i-th component of (a, rest…) laid end to end.
 template <class E, class A, class... R> MSL_INLINE constexpr E component(int i, A a, R... rest) {
@@ -32,13 +27,8 @@ template <class T, class A> MSL_INLINE constexpr T make(A a) {
         return (T)a;
     } else if constexpr (shape<A>::size > 0) {
         static_assert(shape<A>::size == shape<T>::size, "vector converted to a vector of another length");
-        if constexpr (__is_same(typename shape<A>::element, bool) || __is_same(E, bool)) {
-            T r;
-            for (int i = 0; i < shape<T>::size; i++) r[i] = (E)a[i];
-            return r;
-        } else
-            return __builtin_convertvector(a, T);
-    } else if constexpr (__is_class(A) && !__is_same(E, bool)) {
+        return __builtin_convertvector(a, T);
+    } else if constexpr (__is_class(A)) {
         return (T)a;
     } else {
         const E e = (E)a;

@@ -1,77 +1,46 @@
-// SIMD-group and quad-group functions. `lanes_of(x)` is what both targets supply: the values that other lanes hold, and
-// which lanes are there. Everything else is written once, so that sums are added in the same order on both:
-// a butterfly over distances 16, 8, 4, 2, 1.
+// SIMD-group and quad-group functions. Each target supplies how a lane reads another's value and who is there; the rest is
+// written once. Sums are added in one order on both: a butterfly over distances 16, 8, 4, 2, 1.
 //
-// All lanes that are alive must arrive together, as Metal wants for defined results: on NVIDIA the shuffles name all 32.
+// All lanes that are alive must arrive together, which is when Metal defines the result: the CPU executor reports who
+// does not come, and NVIDIA's shuffles name all 32. A lane that has returned from the kernel counts as the identity.
 namespace msl {
 #ifdef __NVPTX__
-MSL_INLINE uint lane_id() { return __nvvm_read_ptx_sreg_laneid(); }
-template <class T> struct words { uint w[(sizeof(T) + 3) / 4]; };
-template <class T> MSL_INLINE T shuffle_any(T value, uint lane) {
-    words<T> bits = {};
-    __builtin_memcpy(&bits, &value, sizeof(T));
-    _Pragma("unroll") for (unsigned i = 0; i < sizeof(bits) / 4; i++)
-        bits.w[i] = __nvvm_shfl_sync_idx_i32(0xffffffffu, bits.w[i], lane, 31);
-    T result;
-    __builtin_memcpy(&result, &bits, sizeof(T));
-    return result;
+MSL_INLINE uint lane() { return __nvvm_read_ptx_sreg_laneid(); }
+MSL_INLINE uint ballot(bool x) { return __nvvm_vote_ballot_sync(0xffffffffu, x); }
+MSL_INLINE uint alive() { return ballot(true); }
+
+template <class T, class F> MSL_INLINE T by_words(T value, F shuffle) {
+    uint bits[(sizeof(T) + 3) / 4] = {};
+    __builtin_memcpy(bits, &value, sizeof(T));
+    _Pragma("unroll") for (unsigned i = 0; i < sizeof(bits) / 4; i++) bits[i] = shuffle(bits[i]);
+    __builtin_memcpy(&value, bits, sizeof(T));
+    return value;
 }
-template <class T> struct lanes_of {
-    T mine;
-    uint me, mask;
-    MSL_INLINE lanes_of(T value) : mine(value), me(lane_id()), mask(__nvvm_vote_ballot_sync(0xffffffffu, true)) {}
-    MSL_INLINE T at(uint lane) const { return shuffle_any(mine, lane); }
-};
-// One step of the butterfly over lanes that may be gone.
-template <class T, class F> MSL_INLINE T reduce(T x, F f, T identity, uint from = 16) {
-    const uint me = lane_id();
-    const uint mask = __nvvm_vote_ballot_sync(0xffffffffu, true);
+template <class T> MSL_INLINE T from_lane(T value, uint lane) {
+    return by_words(value, [=](uint w) __attribute__((always_inline)) { return (uint)__nvvm_shfl_sync_idx_i32(0xffffffffu, w, lane, 31); });
+}
+template <class T> MSL_INLINE T from_xor(T value, uint mask) {
+    return by_words(value, [=](uint w) __attribute__((always_inline)) { return (uint)__nvvm_shfl_sync_bfly_i32(0xffffffffu, w, mask, 31); });
+}
+// Every lane's result of f over 2 * from lanes.
+template <class T, class F> MSL_INLINE T reduce(T x, F f, T identity, uint from) {
+    const uint mask = alive();
     if (mask == 0xffffffffu) {
-        _Pragma("unroll") for (uint d = from; d > 0; d /= 2) x = f(x, shuffle_any(x, me ^ d));
+        _Pragma("unroll") for (uint d = from; d > 0; d /= 2) x = f(x, from_xor(x, d));
         return x;
     }
     for (uint d = from; d > 0; d /= 2) {
-        T other = shuffle_any(x, me ^ d);
-        x = f(x, mask >> (me ^ d) & 1 ? other : identity);
+        const T other = from_xor(x, d);
+        x = f(x, mask >> (lane() ^ d) & 1 ? other : identity);
     }
     return x;
 }
-MSL_INLINE uint ballot(bool x) { return __nvvm_vote_ballot_sync(0xffffffffu, x); }
 #else
-template <class T> struct lanes_of {
-    // The address of a lane's own slot is how it finds itself in the array: each fiber has its own stack.
-    struct slot {
-        T value;
-        const void *who;
-    };
-    slot all[32];
-    uint me, mask;
-    MSL_INLINE lanes_of(T value) {
-        slot mine = {value, &mine};
-        mask = msl_simd_exchange(&mine, all, sizeof(slot));
-        me = 0;
-        for (uint i = 0; i < 32; i++)
-            if ((mask >> i & 1) && all[i].who == &mine) me = i;
-    }
-    MSL_INLINE T at(uint lane) const { return all[lane & 31].value; }
-};
-template <class T, class F> MSL_INLINE T reduce(T x, F f, T identity, uint from = 16) {
-    const uint width = from * 2;
-    T all[32];
-    uint mask = 0, first = 0;
-    if (width == 32) {
-        mask = msl_simd_exchange(&x, all, sizeof(T));
-    } else {
-        const lanes_of<T> lanes(x);
-        mask = lanes.mask;
-        first = lanes.me / width * width;
-        for (uint i = 0; i < 32; i++) all[i] = lanes.all[i].value;
-    }
-    for (uint i = 0; i < width; i++)
-        if (!(mask >> (first + i) & 1)) all[first + i] = identity;
-    for (uint d = from; d > 0; d /= 2)
-        for (uint i = 0; i < d; i++) all[first + i] = f(all[first + i], all[first + i + d]);
-    return all[first];
+extern "C" uint msl_lane() __attribute__((const));  // replaced in the IR by a load from msl_thread
+MSL_INLINE uint lane() { return msl_lane(); }
+MSL_INLINE uint alive() {
+    uchar all[32], mine = 0;
+    return msl_simd_exchange(&mine, all, 1);
 }
 MSL_INLINE uint ballot(bool x) {
     uchar all[32], mine = x;
@@ -79,6 +48,22 @@ MSL_INLINE uint ballot(bool x) {
     uint votes = 0;
     for (uint i = 0; i < 32; i++) votes |= (uint)(mask >> i & all[i] & 1) << i;
     return votes;
+}
+template <class T> MSL_INLINE T from_lane(T value, uint lane) {
+    T all[32];
+    const uint mask = msl_simd_exchange(&value, all, sizeof(T));
+    return mask >> (lane & 31) & 1 ? all[lane & 31] : value;
+}
+template <class T> MSL_INLINE T from_xor(T value, uint mask) { return from_lane(value, lane() ^ mask); }
+template <class T, class F> MSL_INLINE T reduce(T x, F f, T identity, uint from) {
+    T all[32];
+    const uint mask = msl_simd_exchange(&x, all, sizeof(T)), first = lane() & ~(from * 2 - 1);
+    if (mask != 0xffffffffu)
+        for (uint i = 0; i < 32; i++)
+            if (!(mask >> i & 1)) all[i] = identity;
+    for (uint d = from; d > 0; d /= 2)
+        for (uint i = first; i < first + d; i++) all[i] = f(all[i], all[i + d]);
+    return all[first];
 }
 #endif
 
@@ -89,8 +74,112 @@ struct add {
         return (T)(a + b);
     }
 };
+struct multiply {
+    template <class T> MSL_INLINE T operator()(T a, T b) const {
+#pragma clang fp reassociate(off)
+        return (T)(a * b);
+    }
+};
+struct bit_and { template <class T> MSL_INLINE T operator()(T a, T b) const { return (T)(a & b); } };
+struct bit_or { template <class T> MSL_INLINE T operator()(T a, T b) const { return (T)(a | b); } };
+struct bit_xor { template <class T> MSL_INLINE T operator()(T a, T b) const { return (T)(a ^ b); } };
+struct maximum { template <class T> MSL_INLINE T operator()(T a, T b) const { return metal::max(a, b); } };
+struct minimum { template <class T> MSL_INLINE T operator()(T a, T b) const { return metal::min(a, b); } };
+
+template <class T> MSL_INLINE T filled(T x) { return x; }
+template <class T> MSL_INLINE T lowest() {
+    typedef typename shape<T>::element E;
+    if constexpr (shape<T>::size == 0) return metal::numeric_limits<T>::has_infinity ? -metal::numeric_limits<T>::infinity() : metal::numeric_limits<T>::lowest();
+    else return T(lowest<E>());
+}
+template <class T> MSL_INLINE T highest() {
+    typedef typename shape<T>::element E;
+    if constexpr (shape<T>::size == 0) return metal::numeric_limits<T>::has_infinity ? metal::numeric_limits<T>::infinity() : metal::numeric_limits<T>::max();
+    else return T(highest<E>());
+}
+
+// Sums of the lanes before this one (and its own): Hillis and Steele's doubling.
+template <class T, class F> MSL_INLINE T scan(T x, F f, uint width) {
+    const uint at = lane() & (width - 1);
+    for (uint d = 1; d < width; d *= 2) {
+        const T before = from_lane(x, lane() - (at >= d ? d : 0));
+        if (at >= d) x = f(before, x);
+    }
+    return x;
+}
+template <class T, class F> MSL_INLINE T scan_exclusive(T x, F f, T identity, uint width) {
+    const uint at = lane() & (width - 1);
+    const T before = from_lane(scan(x, f, width), lane() - (at > 0 ? 1 : 0));
+    return at > 0 ? before : identity;
+}
 }  // namespace msl
 
 namespace metal {
-template <class T> MSL_INLINE T simd_sum(T x) { return msl::reduce(x, msl::add(), T(0)); }
-}
+struct simd_vote {
+    typedef ulong vote_t;
+    ulong bits;
+    MSL_INLINE explicit constexpr simd_vote(vote_t v = 0) : bits(v) {}
+    MSL_INLINE explicit constexpr operator vote_t() const { return bits; }
+    MSL_INLINE bool all() const { return (uint)bits == 0xffffffffu; }
+    MSL_INLINE bool any() const { return bits != 0; }
+};
+typedef simd_vote quad_vote;
+
+// NAME_ is simd_ or quad_, WIDTH its lanes.
+#define X(NAME_, WIDTH)                                                                                                       \
+    template <class T> MSL_INLINE T NAME_##sum(T x) { return msl::reduce(x, msl::add(), T(0), WIDTH / 2); }                   \
+    template <class T> MSL_INLINE T NAME_##product(T x) { return msl::reduce(x, msl::multiply(), T(1), WIDTH / 2); }          \
+    template <class T> MSL_INLINE T NAME_##max(T x) { return msl::reduce(x, msl::maximum(), msl::lowest<T>(), WIDTH / 2); }   \
+    template <class T> MSL_INLINE T NAME_##min(T x) { return msl::reduce(x, msl::minimum(), msl::highest<T>(), WIDTH / 2); }  \
+    template <class T> MSL_INLINE T NAME_##and(T x) { return msl::reduce(x, msl::bit_and(), T(~T(0)), WIDTH / 2); }           \
+    template <class T> MSL_INLINE T NAME_##or(T x) { return msl::reduce(x, msl::bit_or(), T(0), WIDTH / 2); }                 \
+    template <class T> MSL_INLINE T NAME_##xor(T x) { return msl::reduce(x, msl::bit_xor(), T(0), WIDTH / 2); }               \
+    template <class T> MSL_INLINE T NAME_##prefix_inclusive_sum(T x) { return msl::scan(x, msl::add(), WIDTH); }              \
+    template <class T> MSL_INLINE T NAME_##prefix_inclusive_product(T x) { return msl::scan(x, msl::multiply(), WIDTH); }     \
+    template <class T> MSL_INLINE T NAME_##prefix_exclusive_sum(T x) { return msl::scan_exclusive(x, msl::add(), T(0), WIDTH); } \
+    template <class T> MSL_INLINE T NAME_##prefix_exclusive_product(T x) {                                                    \
+        return msl::scan_exclusive(x, msl::multiply(), T(1), WIDTH);                                                          \
+    }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##shuffle(T x, ushort i) {                                                           \
+        return msl::from_lane(x, (msl::lane() & ~(WIDTH - 1u)) + (i & (WIDTH - 1)));                                          \
+    }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##broadcast(T x, ushort i) { return NAME_##shuffle(x, i); }                          \
+    template <class T> MSL_INLINE T NAME_##broadcast_first(T x) {                                                             \
+        const uint first = msl::lane() & ~(WIDTH - 1u);                                                                       \
+        return msl::from_lane(x, first + __builtin_ctz(msl::alive() >> first));                                               \
+    }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##shuffle_xor(T x, ushort mask) { return msl::from_xor(x, mask & (WIDTH - 1)); }     \
+    template <class T> MSL_INLINE T NAME_##shuffle_down(T x, ushort d) {                                                      \
+        const uint at = msl::lane() & (WIDTH - 1);                                                                            \
+        return msl::from_lane(x, msl::lane() + (at + d < WIDTH ? d : 0));                                                     \
+    }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##shuffle_up(T x, ushort d) {                                                        \
+        const uint at = msl::lane() & (WIDTH - 1);                                                                            \
+        return msl::from_lane(x, msl::lane() - (at >= d ? d : 0));                                                            \
+    }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##shuffle_rotate_down(T x, ushort d) { return NAME_##shuffle(x, msl::lane() + d); }  \
+    template <class T> MSL_INLINE T NAME_##shuffle_rotate_up(T x, ushort d) { return NAME_##shuffle(x, msl::lane() - d); }    \
+    template <class T> MSL_INLINE T NAME_##shuffle_and_fill_down(T x, T fill, ushort d) {                                     \
+        const uint at = msl::lane() & (WIDTH - 1);                                                                            \
+        const T near = NAME_##shuffle_rotate_down(x, d), far = NAME_##shuffle_rotate_down(fill, d);                           \
+        return at + d < WIDTH ? near : far;                                                                                   \
+    }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##shuffle_and_fill_up(T x, T fill, ushort d) {                                       \
+        const uint at = msl::lane() & (WIDTH - 1);                                                                            \
+        const T near = NAME_##shuffle_rotate_up(x, d), far = NAME_##shuffle_rotate_up(fill, d);                               \
+        return at >= d ? near : far;                                                                                          \
+    }                                                                                                                         \
+    MSL_INLINE simd_vote NAME_##ballot(bool x) {                                                                              \
+        return simd_vote(msl::ballot(x) >> (msl::lane() & ~(WIDTH - 1u) & 31) & (0xffffffffu >> (32 - WIDTH)));               \
+    }                                                                                                                         \
+    MSL_INLINE simd_vote NAME_##active_threads_mask() { return NAME_##ballot(true); }                                         \
+    MSL_INLINE bool NAME_##any(bool x) { return NAME_##ballot(x).any(); }                                                     \
+    MSL_INLINE bool NAME_##all(bool x) { return !NAME_##ballot(!x).any(); }                                                   \
+    MSL_INLINE bool NAME_##is_first() {                                                                                       \
+        return (msl::lane() & (WIDTH - 1)) == (uint)__builtin_ctz((uint)NAME_##ballot(true).bits | 1u << (WIDTH - 1));       \
+    }                                                                                                                         \
+    MSL_INLINE bool NAME_##is_helper_thread() { return false; }
+X(simd_, 32)
+X(quad_, 4)
+#undef X
+}  // namespace metal

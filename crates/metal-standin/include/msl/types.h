@@ -62,11 +62,3 @@ using ::ushort;
     }
 MSL_NUMBERS(X)
 #undef X
-typedef bool bool2 __attribute__((ext_vector_type(2)));
-typedef bool bool3 __attribute__((ext_vector_type(3)));
-typedef bool bool4 __attribute__((ext_vector_type(4)));
-namespace metal {
-using ::bool2;
-using ::bool3;
-using ::bool4;
-}  // namespace metal

@@ -15,13 +15,14 @@ use super::{Diagnostics, Source, Target};
 pub(crate) const FILE: &str = "program_source";
 
 /// The standard library, by file name.
-pub(crate) const HEADERS: [(&str, &str); 17] = [
+pub(crate) const HEADERS: [(&str, &str); 18] = [
     ("msl.h", include_str!("../../include/msl.h")),
     ("macros.h", include_str!("../../include/macros.h")),
     ("msl/types.h", include_str!("../../include/msl/types.h")),
     ("msl/objects.h", include_str!("../../include/msl/objects.h")),
     ("msl/make.h", include_str!("../../include/msl/make.h")),
     ("msl/traits.h", include_str!("../../include/msl/traits.h")),
+    ("msl/scalar_math.h", include_str!("../../include/msl/scalar_math.h")),
     ("msl/math.h", include_str!("../../include/msl/math.h")),
     ("msl/integer.h", include_str!("../../include/msl/integer.h")),
     ("msl/relational.h", include_str!("../../include/msl/relational.h")),
@@ -34,6 +35,9 @@ pub(crate) const HEADERS: [(&str, &str); 17] = [
     ("msl/simdgroup_matrix.h", include_str!("../../include/msl/simdgroup_matrix.h")),
     ("msl/entry.h", include_str!("../../include/msl/entry.h")),
 ];
+
+/// Stands for `#pragma unroll COUNT` between the preprocessor and the rewriter.
+pub(crate) const UNROLL: &str = "msl_pragma_unroll";
 
 /// What a program may include; all give the same.
 const INCLUDED: [&str; 24] = [
@@ -102,8 +106,6 @@ pub(crate) fn options(source: &Source, target: Target) -> Vec<String> {
         "-fno-asynchronous-unwind-tables",
         "-ferror-limit=50",
         "-ftemplate-depth=1024",
-        "-Xclang",
-        "-cl-single-precision-constant",
         "-Xclang",
         "-ffloat16-excess-precision=none",
         "-Xclang",
@@ -199,7 +201,21 @@ pub(crate) fn preprocess(source: &Source) -> Result<String, Diagnostics> {
     }
     arguments.extend(source.macros.iter().map(|(name, body)| format!("-D{name}={body}")));
     arguments.push("-".into());
-    let text = format!("# 1 \"{FILE}\"\n{}\n", source.text);
+    let mut text = format!("# 1 \"{FILE}\"\n");
+    for line in source.text.lines() {
+        // The preprocessor leaves pragmas alone; an unroll count may be a macro.
+        let words = line.trim_start().strip_prefix('#').map(str::trim_start);
+        let count = words.and_then(|l| l.strip_prefix("pragma")).and_then(|l| l.trim_start().strip_prefix("unroll"));
+        match count.map(|c| c.split("//").next().unwrap_or("").trim()).filter(|count| !count.is_empty()) {
+            Some(count) => {
+                let _ = writeln!(text, "{UNROLL} ({count})");
+            }
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
     run(&arguments, &text).map_err(|errors| Diagnostics(with_lines(&errors.0, source)))
 }
 
@@ -244,7 +260,7 @@ const WORDS: [(&str, &str); 5] = [
 /// clang's messages about the rewritten text, in the user's places.
 fn translate(messages: &str, text: &Text, source: &Source) -> Diagnostics {
     let mut result = String::new();
-    let mut seen_error = false;
+    let (mut seen_error, mut notes) = (false, 0);
     for message in messages.lines() {
         let mut words = message.to_string();
         for (old, new) in WORDS {
@@ -254,7 +270,13 @@ fn translate(messages: &str, text: &Text, source: &Source) -> Diagnostics {
         match parts[..] {
             ["<stdin>", line, column, rest] => {
                 let place = text.place(line.parse().unwrap_or(0), column.parse().unwrap_or(0));
-                seen_error |= rest.contains("error:");
+                let is_note = rest.contains("note:");
+                seen_error |= !is_note;
+                notes = if is_note { notes + 1 } else { 0 };
+                // clang lists every candidate of an overload; our own copies of a struct's constructors are among them.
+                if is_note && (notes > 2 || rest.contains("candidate constructor")) {
+                    continue;
+                }
                 let _ = writeln!(result, "{FILE}:{}:{}:{rest}", place.line, place.column);
             }
             // Notes that point into the library or list every candidate help nobody.

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use super::{ConstantValue, Target};
 
-/// Function constants with their values, threadgroup variables, NVIDIA's address spaces and entry point.
+/// Function constants with their values, threadgroup variables, NVIDIA's address spaces and entry point. Everything is
+/// inlined into the entry point, as on Apple's GPUs.
 pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<ConstantValue>)], target: Target) -> String {
     let mut result = String::with_capacity(ir.len());
     let mut variables: BTreeMap<String, (u32, u32)> = BTreeMap::new();
@@ -23,6 +24,9 @@ pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<Consta
             if line.starts_with("define ") {
                 line = line.replace(&format!(" void @{entry}("), &format!(" ptx_kernel void @{entry}("));
             }
+        }
+        if let Some(attributes) = line.strip_prefix("attributes #").filter(|l| !l.contains("noinline")) {
+            line = format!("attributes #{}", attributes.replacen("= { ", "= { alwaysinline ", 1));
         }
         if line.starts_with("declare ") {
             let name = line.split('@').nth(1).and_then(|rest| rest.split('(').next()).unwrap_or("").to_string();
@@ -56,6 +60,37 @@ pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<Consta
     }
     if result.contains("@msl.dynamic,") {
         result.push_str("@msl.dynamic = external addrspace(3) global [0 x i8], align 16\n");
+    }
+    result
+}
+
+/// `msl_lane()` becomes a load from `msl_thread`, the entry point's second argument.
+pub(crate) fn resolve_lane(ir: &str) -> String {
+    if !ir.contains("@msl_lane()") {
+        return ir.to_string();
+    }
+    const OFFSET: usize = 4 * (7 * 3 + 1); // thread_index_in_simdgroup
+    let mut result = String::with_capacity(ir.len());
+    let mut lines = ir.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.starts_with("declare ") && line.contains("@msl_lane(") {
+            continue;
+        }
+        match line.split_once(" = ").filter(|(_, call)| call.contains("@msl_lane()")) {
+            Some((name, _)) => {
+                let _ = writeln!(result, "{name} = load i32, ptr %msl.lane, align 4");
+            }
+            None => {
+                result.push_str(line);
+                result.push('\n');
+            }
+        }
+        if line.starts_with("define ") {
+            if let Some(label) = lines.next_if(|next| next.contains(':') && !next.starts_with(' ')) {
+                let _ = writeln!(result, "{label}");
+            }
+            let _ = writeln!(result, "  %msl.lane = getelementptr i8, ptr %1, i64 {OFFSET}");
+        }
     }
     result
 }

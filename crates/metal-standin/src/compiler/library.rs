@@ -137,7 +137,11 @@ impl Library {
         let lowered = clang::lower(&parsed.text, &text, &self.source, target)?;
         let prepared = ir::prepare(&lowered, &entry, &constants, target);
         let temporary = cache::temporary(code);
-        let finished = clang::optimize(&prepared, target, &temporary)?;
+        let mut finished = clang::optimize(&prepared, target, &temporary)?;
+        if target == Target::Cpu {
+            finished = ir::resolve_lane(&finished);
+            cache::write(&temporary, finished.as_bytes())?;
+        }
         let undefined = ir::undefined(&finished);
         if let Some((missing, _)) = constants.iter().find(|(c, v)| v.is_none() && undefined.contains(c)) {
             let index = parsed.constants.iter().find(|(c, _)| c == missing).map_or(0, |(_, index)| *index);
@@ -237,8 +241,10 @@ fn entries_of(program: &Program) -> Vec<Entry> {
         }
         for range in &program.variables {
             let words: Vec<&Token> = program.tokens[range.clone()].iter().filter(|t| t.is_name()).collect();
-            for word in words.clone() {
-                uses.entry(&*word.text).or_default().extend(words.iter().copied());
+            // `constant bool both = left && right;`: the name before the initializer reaches what is in it.
+            let end = range.clone().find(|i| matches!(&*program.tokens[*i].text, "=" | "[" | "{")).unwrap_or(range.end);
+            if let Some(name) = program.tokens[range.start..end].iter().rfind(|t| t.is_name()) {
+                uses.entry(&*name.text).or_default().extend(words);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use super::clang::UNROLL;
 use super::lexer::{Kind, Place, Token, closing, closing_angle};
 use super::program::{Program, Struct};
 
@@ -112,12 +113,23 @@ impl<'a> Rewriter<'a> {
         }
         if token.kind == Kind::Number {
             let text = token.text.to_ascii_lowercase();
-            if let Some(digits) = text.strip_suffix("bf").filter(|_| !text.starts_with("0x")) {
+            let hexadecimal = text.starts_with("0x");
+            let fraction = if hexadecimal { text.contains('p') } else { text.contains(['.', 'e']) };
+            if fraction && !text.ends_with(['f', 'h', 'l']) {
+                // There is no double: a literal is a float.
+                self.replace.insert(at, format!("{text}f"));
+            } else if let Some(digits) = text.strip_suffix("bf").filter(|_| !hexadecimal) {
                 self.replace.insert(at, format!("((bfloat){digits}f)"));
-            } else if let Some(digits) = text.strip_suffix('h') {
+            } else if let Some(digits) = text.strip_suffix('h').filter(|_| !hexadecimal) {
                 let dot = if digits.contains(['.', 'e']) { "" } else { ".0" };
                 self.replace.insert(at, format!("((half){digits}{dot}f)"));
             }
+        }
+        if token.is(UNROLL) && self.is(at + 1, "(") {
+            let close = closing(self.tokens(), at + 1);
+            let count = self.program.text(at + 2..close);
+            self.drop(at + 1..close + 1);
+            self.replace.insert(at, format!("_Pragma(\"unroll({count})\")"));
         }
         if token.kind == Kind::Pragma && token.text.contains("METAL") {
             self.replace.insert(at, String::new());
@@ -338,18 +350,123 @@ impl<'a> Rewriter<'a> {
                 && inner.body.end < found.body.end
                 && self.is(inner.body.end + 1, ";")
         });
-        let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
-        let own = if own_constructor { String::new() } else { format!("{name}() = default; ") };
-        let public = if self.is(found.keyword, "class") { "public: " } else { "" };
-        let private = if self.is(found.keyword, "class") { "private: " } else { "" };
-        let is_local_union = self.is(found.keyword, "union");
-        if is_local_union {
+        let is_class = self.is(found.keyword, "class");
+        if self.is(found.keyword, "union") {
             return;
         }
-        self.insert_after(
-            found.body.start,
-            format!("{public}{own}{constructors}({name}) MSL_ASSIGNMENTS({name}) {private}"),
-        );
+        // With constructors of ours a struct is no aggregate any more: `S s = {1, 2}` wants one for its fields.
+        let mut own = String::new();
+        if !own_constructor {
+            let initialized = self.initialized_by_braces(&name);
+            match self.fields(found) {
+                Some(fields) if fields.len() > 1 || initialized => {
+                    let parameters: Vec<String> = fields
+                        .iter()
+                        .enumerate()
+                        .map(|(i, f)| format!("{} msl_{}{}", f.0, f.1, if i > 0 { &*f.2 } else { "" }))
+                        .collect();
+                    let values: Vec<String> = fields.iter().map(|f| format!("{0}(msl_{0})", f.1)).collect();
+                    if !fields.is_empty() {
+                        own = format!("constexpr {name}({}) : {} {{}} ", parameters.join(", "), values.join(", "));
+                    }
+                }
+                None if initialized => {
+                    return self.insert_after(found.body.start, format!("MSL_ASSIGNMENTS({name})"));
+                }
+                _ => {}
+            }
+            own += &format!("{name}() = default; ");
+        }
+        let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
+        let (public, private) = if is_class { ("public: ", "private: ") } else { ("", "") };
+        let text = format!("{public}{own}{constructors}({name}) MSL_ASSIGNMENTS({name}) {private}");
+        self.insert_after(found.body.start, text);
+    }
+
+    /// Whether `NAME x = {…}`, `NAME x{…}` or `NAME{…}` stands somewhere.
+    fn initialized_by_braces(&self, name: &str) -> bool {
+        let tokens = self.tokens();
+        (1..tokens.len()).any(|at| {
+            if !tokens[at].is(name) || matches!(&*tokens[at - 1].text, "struct" | "class" | "union") {
+                return false;
+            }
+            let mut next = at + 1;
+            if self.is(next, "<") {
+                next = closing_angle(tokens, next).map_or(next, |close| close + 1);
+            }
+            if tokens.get(next).is_some_and(Token::is_name) {
+                next += 1;
+            }
+            while self.is(next, "[") {
+                next = closing(tokens, next) + 1;
+            }
+            self.is(next, "{") || (self.is(next, "=") && self.is(next + 1, "{"))
+        })
+    }
+
+    /// Type, name and default (`= …`) of each field, if all are plain.
+    fn fields(&self, found: &Struct) -> Option<Vec<(String, String, String)>> {
+        let tokens = self.tokens();
+        let mut result = Vec::new();
+        if tokens[found.keyword..found.body.start].iter().any(|t| t.is(":")) {
+            return None;
+        }
+        let mut at = found.body.start + 1;
+        while at < found.body.end {
+            let start = at;
+            if matches!(&*tokens[at].text, "public" | "private" | "protected") {
+                at += 2;
+                continue;
+            }
+            let mut equals = None;
+            let mut function = false;
+            while at < found.body.end && !self.is(at, ";") {
+                match &*tokens[at].text {
+                    "struct" | "union" | "class" | "enum" if self.structs_at(at) => return None,
+                    "(" => {
+                        function |= equals.is_none();
+                        at = closing(tokens, at);
+                    }
+                    "<" => at = closing_angle(tokens, at).unwrap_or(at),
+                    "=" if equals.is_none() => equals = Some(at),
+                    "{" => {
+                        at = closing(tokens, at);
+                        if function {
+                            break;
+                        }
+                    }
+                    "[" | ":" | "," if equals.is_none() && !function && !self.is(start, "using") => {
+                        if !self.is(at, ",") {
+                            return None;
+                        }
+                    }
+                    _ => {}
+                }
+                at += 1;
+            }
+            let end = equals.unwrap_or(at);
+            let words = &tokens[start..end];
+            let skipped = ["using", "typedef", "static", "friend", "static_assert", "template"];
+            let other = words.first().is_none_or(|t| skipped.iter().any(|word| t.is(word)) || t.kind == Kind::Pragma);
+            if !function && !other {
+                let default = equals.map_or(" = {}".to_string(), |e| format!(" {}", self.program.text(e..at)));
+                // `float x, *y;` would want more care than it is worth.
+                let names: Vec<usize> = (start..end).filter(|i| self.is(*i + 1, ",") || *i + 1 == end).collect();
+                let first = *names.first()?;
+                if names.len() > 1 && tokens[first + 1..end].iter().any(|t| t.is("*") || t.is("&") || t.is("<")) {
+                    return None;
+                }
+                let type_name = self.program.text(start..first);
+                result.extend(names.iter().map(|i| (type_name.clone(), tokens[*i].to_string(), default.clone())));
+            }
+            at += 1;
+        }
+        Some(result)
+    }
+
+    /// Whether a struct with a body starts at this keyword.
+    fn structs_at(&self, at: usize) -> bool {
+        self.program.structs.iter().any(|s| s.keyword == at) || self.is(at, "enum")
     }
 
     /// `threadgroup float x[32], y;` in a function is memory that the threads of a threadgroup share.
@@ -428,7 +545,9 @@ impl<'a> Rewriter<'a> {
                 if word.is_empty() {
                     return;
                 }
-                if space && column > 1 {
+                let word_character = |c: char| c.is_alphanumeric() || c == '_';
+                let joins = text.text.ends_with(word_character) && word.starts_with(word_character);
+                if (space || joins) && column > 1 {
                     text.text.push(' ');
                     column += 1;
                 }
