@@ -6,23 +6,14 @@ mod support;
 
 use metal_standin::live_objects;
 use support::{
-    Id, NIL, NO_ERROR, Range, Size, buffer, class, device, library, pipeline, pool, quiet, read, send, text, words,
+    Id, NIL, NO_ERROR, Range, Size, buffer, class, compile, device, library, pipeline, pool, quiet, read, send, text,
+    words,
 };
 
 const FOUR: Size = Size(4, 1, 1);
 
 fn queue(device: Id) -> Id {
     send!(send!(device, c"newCommandQueue" => Id), c"autorelease" => Id)
-}
-
-/// `newLibraryWithSource:` and, if it fails, what the error says.
-fn compile(source: &str, options: Id) -> Result<Id, String> {
-    let mut error = NIL;
-    let library = send!(device(), c"newLibraryWithSource:options:error:", text(source), options, &mut error => Id);
-    match library.is_null() {
-        true => Err(read(send!(error, c"localizedDescription" => Id))),
-        false => Ok(library),
-    }
 }
 
 /// `add_constant` on a buffer.
@@ -67,17 +58,18 @@ fn a_source_that_does_not_compile_is_an_error() {
 fn compile_options_reach_the_compiler() {
     pool(|| {
         let source = "#include <metal_stdlib>\nusing namespace metal;\n
+            #if __METAL_VERSION__ < 310\n#error too old for bfloat\n#endif
             kernel void k(device TYPE *x [[buffer(0)]]) { x[0] = TYPE(WIDTH); }";
         let options = send!(send!(class(c"MTLCompileOptions"), c"new" => Id), c"autorelease" => Id);
-        assert!(compile(source, options).unwrap_err().contains("TYPE"));
         let macros = send!(class(c"NSMutableDictionary"), c"dictionary" => Id);
         send!(macros, c"setObject:forKey:", text("bfloat"), text("TYPE") => ());
         let number = send!(class(c"NSNumber"), c"numberWithInt:", 32i32 => Id);
         send!(macros, c"setObject:forKey:", number, text("WIDTH") => ());
         send!(options, c"setPreprocessorMacros:", macros => ());
-        // Without a version it is the oldest macOS's, which has no bfloat.
-        assert!(compile(source, options).is_err());
+        // Without a version it is that of the oldest macOS.
+        assert!(compile(source, options).unwrap_err().contains("too old"));
         send!(options, c"setLanguageVersion:", 0x3_0001usize => ());
+        assert!(compile(source, NIL).is_err());
         send!(compile(source, options).unwrap(), c"release" => ());
         send!(options, c"setMathMode:", 0isize => ());
         assert!(!send!(options, c"fastMathEnabled" => bool));
@@ -90,7 +82,7 @@ fn compile_options_reach_the_compiler() {
 fn functions_are_found_by_name_and_specialized_by_constants() {
     pool(|| {
         let device = device();
-        let library = library(device);
+        let library = library();
         let names = send!(library, c"functionNames" => Id);
         assert_eq!(send!(names, c"count" => usize), 6);
         assert_eq!(read(send!(names, c"objectAtIndex:", 4usize => Id)), "narrow");
@@ -122,7 +114,7 @@ fn a_kernel_with_too_much_threadgroup_memory_gets_no_pipeline() {
             kernel void greedy(device uint *x [[buffer(0)]], uint i [[thread_position_in_threadgroup]]) {
                 threadgroup uint all[10000]; all[i] = i; threadgroup_barrier(mem_flags::mem_threadgroup); x[i] = all[9999 - i];
             }";
-        let message = compile(source, NIL).and_then(|library| {
+        let message: Result<Id, String> = compile(source, NIL).and_then(|library| {
             let function = send!(library, c"newFunctionWithName:", text("greedy") => Id);
             let mut error = NIL;
             let none = send!(device(), c"newComputePipelineStateWithFunction:error:", function, &mut error => Id);

@@ -300,7 +300,7 @@ impl<'a> Rewriter<'a> {
                     self.drop(at..at + 1);
                 }
             }
-            self.insert_before(range.start, "extern");
+            self.insert_before(range.start, "extern ");
             self.insert_after(range.end, format!("extern constant bool msl_defined_{};", constant.name));
         }
         for at in 0..self.tokens().len() {

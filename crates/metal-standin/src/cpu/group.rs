@@ -8,13 +8,15 @@
 use std::arch::naked_asm;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
-use std::ops::Range;
+use std::mem::MaybeUninit;
 
 use super::check::Checks;
 use super::fiber::{Context, Stacks, switch};
 
 /// Lanes in a SIMD-group.
 pub const LANES: usize = 32;
+/// The most bytes that a lane can give in an exchange.
+const MAX_EXCHANGE: usize = 256;
 
 /// `struct msl_bindings`: what a kernel's entry finds its arguments in.
 #[repr(C)]
@@ -51,23 +53,47 @@ pub struct Thread {
 /// A kernel's entry point.
 pub type Entry = unsafe extern "C" fn(*const Bindings, *const Thread);
 
-/// What a thread is doing. `site` is the address that a call returns to: it tells one barrier from another.
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum State {
-    Ready,
-    Barrier { scope: u32, flags: u32, site: usize, line: u32 },
-    Exchange { site: usize, bytes: usize, mine: *const u8, all: *mut u8 },
-    Done,
+/// What a thread waits for. `site` is the address that the call returns to: it tells one barrier from another.
+#[derive(Clone, Copy)]
+struct Wait {
+    site: usize,
+    /// Source line, 0 if unknown.
+    line: u32,
+    /// A barrier's memory flags; the bytes that each lane gives in an exchange.
+    detail: u32,
+    /// An exchange's pointers, to the stack of the fiber that waits.
+    mine: *const u8,
+    all: *mut u8,
 }
 
-/// `scope` of `msl_barrier`.
-const SIMDGROUP: u32 = 0;
+const NOTHING: Wait = Wait { site: 0, line: 0, detail: 0, mine: std::ptr::null(), all: std::ptr::null_mut() };
 
+/// One SIMD-group: which of its lanes do what. Bit `i` is the lane that runs as its `i`-th; it is in no set once it is
+/// done.
+#[derive(Default)]
+struct Simdgroup {
+    /// Its number in the threadgroup.
+    number: usize,
+    /// The index in the threadgroup of the lane of each bit.
+    order: [u16; LANES],
+    alive: Cell<u32>,
+    ready: Cell<u32>,
+    exchange: Cell<u32>,
+    simdgroup_barrier: Cell<u32>,
+    threadgroup_barrier: Cell<u32>,
+}
+
+impl Simdgroup {
+    fn index(&self, bit: u32) -> usize {
+        self.order[bit as usize % LANES].into()
+    }
+}
+
+/// A thread's fiber, in one line of the cache.
+#[repr(align(64))]
 struct Lane {
     context: Cell<Context>,
-    state: Cell<State>,
-    /// The lanes that took part in the last exchange.
-    mask: Cell<u32>,
+    wait: Cell<Wait>,
 }
 
 /// A threadgroup's fibers, used again for every threadgroup that a worker runs.
@@ -76,14 +102,12 @@ pub struct Group {
     lanes: Vec<Lane>,
     pub threads: Vec<Thread>,
     pub bindings: Bindings,
-    /// The order in which threads run: SIMD-groups one after the other, each a contiguous piece.
-    order: Vec<u16>,
-    /// Where in `order` each SIMD-group's lanes are.
-    pieces: Vec<Range<usize>>,
+    /// In the order in which they run.
+    simdgroups: Vec<Simdgroup>,
     entry: Option<Entry>,
     host: Cell<Context>,
-    /// Index in `order` of the thread that is running.
-    position: Cell<usize>,
+    /// The thread that runs: which of `simdgroups`, and its bit there.
+    current: Cell<(u32, u32)>,
     /// Source line of the last instrumented call, 0 if unknown.
     line: Cell<u32>,
     fault: Cell<Option<String>>,
@@ -98,6 +122,15 @@ thread_local! {
     static CURRENT: Cell<*const Group> = const { Cell::new(std::ptr::null()) };
 }
 
+/// The numbers of the bits that are set.
+fn bits(mut mask: u32) -> impl Iterator<Item = u32> + Clone {
+    std::iter::from_fn(move || {
+        let bit = (mask != 0).then(|| mask.trailing_zeros())?;
+        mask &= mask - 1;
+        Some(bit)
+    })
+}
+
 impl Group {
     pub fn new() -> Result<Group, String> {
         Ok(Group {
@@ -105,11 +138,10 @@ impl Group {
             lanes: Vec::new(),
             threads: Vec::new(),
             bindings: Bindings::default(),
-            order: Vec::new(),
-            pieces: Vec::new(),
+            simdgroups: Vec::new(),
             entry: None,
             host: Cell::new(std::ptr::null_mut()),
-            position: Cell::new(0),
+            current: Cell::new((0, 0)),
             line: Cell::new(0),
             fault: Cell::new(None),
             checks: None,
@@ -130,26 +162,22 @@ impl Group {
     /// Fresh fibers: at the start, and after a fault left some in the middle of a kernel. Those frames hold nothing that
     /// must be dropped.
     fn renew(&mut self) {
-        self.lanes.clear();
-        self.lanes.extend((0..self.stacks.count()).map(|index| Lane {
-            context: Cell::new(self.stacks.fresh(index, fiber_main)),
-            state: Cell::new(State::Done),
-            mask: Cell::new(0),
-        }));
+        let fresh = |index| Lane { context: self.stacks.fresh(index, fiber_main).into(), wait: NOTHING.into() };
+        self.lanes = (0..self.stacks.count()).map(fresh).collect();
     }
 
     /// Sets the order: `simdgroups` is a permutation of the SIMD-groups, `lanes` one of 32 lanes.
     pub fn arrange(&mut self, simdgroups: &[u16], lanes: &[u16]) {
         let size = self.threads.len();
-        self.order.clear();
-        self.pieces.clear();
-        for &simdgroup in simdgroups {
-            let start = self.order.len();
-            let first = simdgroup as usize * LANES;
-            self.order.extend(lanes.iter().map(|&lane| first as u16 + lane).filter(|&index| (index as usize) < size));
-            self.pieces.push(start..self.order.len());
+        self.simdgroups.clear();
+        for &number in simdgroups {
+            let mut simdgroup = Simdgroup { number: number.into(), ..Simdgroup::default() };
+            let indices = lanes.iter().map(|&lane| number * LANES as u16 + lane);
+            for (place, index) in simdgroup.order.iter_mut().zip(indices.filter(|&index| usize::from(index) < size)) {
+                *place = index;
+            }
+            self.simdgroups.push(simdgroup);
         }
-        debug_assert_eq!(self.order.len(), size);
     }
 
     /// Runs `threads` from start to end as fibers.
@@ -174,12 +202,18 @@ impl Group {
     }
 
     fn run_fibers(&self) -> Result<(), String> {
-        for lane in &self.lanes[..self.threads.len()] {
-            lane.state.set(State::Ready);
+        for simdgroup in &self.simdgroups {
+            let size = (self.threads.len() - simdgroup.number * LANES).min(LANES);
+            let all = !0 >> (LANES - size);
+            simdgroup.alive.set(all);
+            simdgroup.ready.set(all);
+            for waiting in [&simdgroup.exchange, &simdgroup.simdgroup_barrier, &simdgroup.threadgroup_barrier] {
+                waiting.set(0);
+            }
         }
         loop {
-            for piece in &self.pieces {
-                self.run_simdgroup(piece.clone())?;
+            for number in 0..self.simdgroups.len() {
+                self.run_simdgroup(number)?;
             }
             if !self.open_barrier()? {
                 return Ok(());
@@ -187,163 +221,162 @@ impl Group {
         }
     }
 
-    fn lane(&self, position: usize) -> &Lane {
-        &self.lanes[self.order[position] as usize]
+    fn lane(&self, simdgroup: &Simdgroup, bit: u32) -> &Lane {
+        &self.lanes[simdgroup.index(bit)]
+    }
+
+    fn waits(&self, simdgroup: &Simdgroup, bit: u32) -> Wait {
+        self.lane(simdgroup, bit).wait.get()
     }
 
     /// Runs a SIMD-group until all of its threads wait at a threadgroup barrier or are done.
-    fn run_simdgroup(&self, piece: Range<usize>) -> Result<(), String> {
+    fn run_simdgroup(&self, number: usize) -> Result<(), String> {
+        let simdgroup = &self.simdgroups[number];
         loop {
-            if let Some(first) = piece.clone().find(|&position| self.lane(position).state.get() == State::Ready) {
-                self.position.set(first);
-                // SAFETY: the lane's context was saved by `switch` or is fresh; its stack is ours and nothing runs on it.
-                unsafe { switch(self.host.as_ptr(), self.lane(first).context.get()) };
+            if simdgroup.ready.get() != 0 {
+                let first = simdgroup.ready.get().trailing_zeros();
+                self.current.set((number as u32, first));
+                let context = self.lane(simdgroup, first).context.get();
+                // SAFETY: the context was saved by `switch` or is fresh; its stack is ours and nothing runs on it.
+                unsafe { switch(self.host.as_ptr(), context) };
                 if let Some(fault) = self.fault.take() {
                     return Err(fault);
                 }
             }
             // None is ready: each waits for something or is done. Lanes that took different branches exchange among
-            // themselves; the one that is behind in the code goes first, so that it can catch up.
-            let sites = piece.clone().filter_map(|position| match self.lane(position).state.get() {
-                State::Exchange { site, bytes, .. } => Some((site, bytes)),
-                _ => None,
-            });
-            if let Some(earliest) = sites.min() {
-                self.exchange(piece.clone(), earliest);
+            // themselves; those that are behind in the code go first, so that they can catch up.
+            let exchange = simdgroup.exchange.get();
+            if exchange != 0 {
+                self.exchange(simdgroup, exchange);
                 continue;
             }
-            let mut barriers = piece.clone().filter_map(|position| match self.lane(position).state.get() {
-                State::Barrier { scope, flags, site, .. } => Some((scope, flags, site)),
-                _ => None,
-            });
-            if barriers.clone().all(|(scope, ..)| scope != SIMDGROUP) {
+            let barrier = simdgroup.simdgroup_barrier.get();
+            if barrier == 0 {
                 return Ok(());
             }
-            let first = barriers.next();
-            if !barriers.all(|barrier| Some(barrier) == first) {
-                return Err(self.divergent(piece));
+            let Wait { site, detail: flags, .. } = self.waits(simdgroup, barrier.trailing_zeros());
+            let here = bits(barrier).all(|bit| self.waits(simdgroup, bit).site == site);
+            if barrier != simdgroup.alive.get() || !here {
+                return Err(self.divergent(&self.simdgroups[number..=number]));
             }
-            if let (Some((_, flags, _)), Some(checks)) = (first, &self.checks) {
-                checks.borrow_mut().simdgroup_barrier(self.order[piece.start] as usize / LANES, flags);
+            if let Some(checks) = &self.checks {
+                checks.borrow_mut().simdgroup_barrier(simdgroup.number, flags);
             }
-            self.release(piece.clone());
-        }
-    }
-
-    /// Lets all threads at a barrier go on.
-    fn release(&self, piece: Range<usize>) {
-        for position in piece {
-            let state = &self.lane(position).state;
-            if state.get() != State::Done {
-                state.set(State::Ready);
-            }
+            simdgroup.simdgroup_barrier.set(0);
+            simdgroup.ready.set(barrier);
         }
     }
 
     /// Opens the threadgroup's barrier if all threads that are not done wait at it; false if all are done.
     fn open_barrier(&self) -> Result<bool, String> {
         let mut at = None;
-        for lane in &self.lanes[..self.threads.len()] {
-            if let State::Barrier { flags, site, .. } = lane.state.get()
-                && at.replace((site, flags)).is_some_and(|(other, _)| other != site)
-            {
-                return Err(self.divergent(0..self.order.len()));
+        for simdgroup in &self.simdgroups {
+            let waiting = simdgroup.threadgroup_barrier.replace(0);
+            simdgroup.ready.set(waiting);
+            for wait in bits(waiting).map(|bit| self.waits(simdgroup, bit)) {
+                if *at.get_or_insert((wait.site, wait.detail)) != (wait.site, wait.detail) {
+                    return Err(self.divergent(&self.simdgroups));
+                }
             }
         }
-        let Some((_, flags)) = at else { return Ok(false) };
-        if let Some(checks) = &self.checks {
+        if let (Some((_, flags)), Some(checks)) = (at, &self.checks) {
             checks.borrow_mut().threadgroup_barrier(flags);
         }
-        self.release(0..self.order.len());
-        Ok(true)
+        Ok(at.is_some())
     }
 
-    /// Every lane that waits at this exchange gives its bytes and receives those of all.
-    fn exchange(&self, piece: Range<usize>, meeting: (usize, usize)) {
-        let (_, bytes) = meeting;
-        let mut gathered = [0_u128; 4 * LANES];
+    /// The lanes that wait at one exchange give their bytes and receive those of all.
+    fn exchange(&self, simdgroup: &Simdgroup, waiting: u32) {
+        let meeting = |bit: u32| (self.waits(simdgroup, bit).site, self.waits(simdgroup, bit).detail);
+        let earliest = bits(waiting).map(meeting).min().expect("some wait");
+        let taking_part = bits(waiting).filter(|&bit| meeting(bit) == earliest);
+        let bytes = earliest.1 as usize;
+        let (mut part, mut lanes) = (0, 0);
+        let mut gathered = MaybeUninit::<[u128; MAX_EXCHANGE * LANES / 16]>::uninit();
         let gathered = gathered.as_mut_ptr().cast::<u8>();
-        let at_meeting = |position: usize| match self.lane(position).state.get() {
-            State::Exchange { site, bytes, mine, all } if (site, bytes) == meeting => Some((mine, all)),
-            _ => None,
-        };
-        let (mut mask, mut alive) = (0_u32, 0_u32);
-        for position in piece.clone() {
-            let lane = self.order[position] as usize % LANES;
-            if let Some((mine, _)) = at_meeting(position) {
-                mask |= 1 << lane;
-                // SAFETY: the hook refused more than 64 bytes; `mine` lies on the stack of a fiber that waits.
-                unsafe { gathered.add(lane * bytes).copy_from_nonoverlapping(mine, bytes) };
-            }
-            alive |= u32::from(self.lane(position).state.get() != State::Done) << lane;
+        // SAFETY: the hook refused more than MAX_EXCHANGE bytes. Lanes that take no part give zeros.
+        unsafe { gathered.write_bytes(0, bytes * LANES) };
+        for bit in taking_part.clone() {
+            let lane = simdgroup.index(bit) % LANES;
+            part |= 1 << bit;
+            lanes |= 1 << lane;
+            // SAFETY: `mine` is on the stack of a fiber that waits.
+            unsafe { gathered.add(lane * bytes).copy_from_nonoverlapping(self.waits(simdgroup, bit).mine, bytes) };
         }
-        for position in piece.clone() {
-            if let Some((_, all)) = at_meeting(position) {
-                // SAFETY: the calling convention gives `all` room for 32 times `bytes`.
-                unsafe { all.copy_from_nonoverlapping(gathered, bytes * LANES) };
-                self.lane(position).mask.set(mask);
-                self.lane(position).state.set(State::Ready);
-            }
+        for bit in taking_part {
+            let wait = &self.lane(simdgroup, bit).wait;
+            // SAFETY: the calling convention gives `all` room for 32 times `bytes`.
+            unsafe { wait.get().all.copy_from_nonoverlapping(gathered, bytes * LANES) };
+            // What the hook returns.
+            wait.set(Wait { detail: lanes, ..NOTHING });
         }
-        if let (true, Some(checks)) = (mask == alive, &self.checks) {
-            checks.borrow_mut().simdgroup_barrier(self.order[piece.start] as usize / LANES, !0);
+        simdgroup.exchange.set(waiting & !part);
+        simdgroup.ready.set(part);
+        if let (true, Some(checks)) = (part == simdgroup.alive.get(), &self.checks) {
+            checks.borrow_mut().simdgroup_barrier(simdgroup.number, !0);
         }
     }
 
     /// The sentence about threads that wait at different barriers.
-    fn divergent(&self, piece: Range<usize>) -> String {
-        let mut places: Vec<(State, Vec<u16>)> = Vec::new();
-        let mut threads: Vec<u16> = self.order[piece].to_vec();
-        threads.sort_unstable();
-        for index in threads {
-            let state = self.lanes[index as usize].state.get();
-            match places.iter_mut().find(|(other, _)| *other == state) {
-                Some((_, threads)) => threads.push(index),
-                None => places.push((state, vec![index])),
+    fn divergent(&self, simdgroups: &[Simdgroup]) -> String {
+        let mut threads = Vec::new();
+        for simdgroup in simdgroups {
+            for bit in 0..32 {
+                // Barriers that `open_barrier` was about to open are ready again.
+                let waiting = simdgroup.threadgroup_barrier.get() | simdgroup.ready.get();
+                let kind = match 1 << bit {
+                    bit if simdgroup.simdgroup_barrier.get() & bit != 0 => "simdgroup_barrier",
+                    bit if waiting & bit != 0 => "threadgroup_barrier",
+                    _ => continue,
+                };
+                let Wait { site, line, .. } = self.waits(simdgroup, bit);
+                let place = match line {
+                    0 => format!("wait at the {kind} that returns to {site:#x}"),
+                    _ => format!("wait at the {kind} of line {line}"),
+                };
+                threads.push((simdgroup.index(bit) as u16, site, place));
             }
         }
-        let places = places.iter().map(|(state, threads)| {
-            let threads = ranges(threads);
-            match state {
-                State::Barrier { scope, site, line, .. } => {
-                    let name = if *scope == SIMDGROUP { "simdgroup_barrier" } else { "threadgroup_barrier" };
-                    match line {
-                        0 => format!("threads {threads} wait at the {name} that returns to {site:#x}"),
-                        _ => format!("threads {threads} wait at the {name} of line {line}"),
-                    }
-                }
-                State::Done => format!("threads {threads} have returned"),
-                _ => format!("threads {threads} are elsewhere"),
+        threads.sort_unstable();
+        let mut places: Vec<(usize, String, Vec<u16>)> = Vec::new();
+        for (thread, site, place) in threads {
+            match places.iter_mut().find(|(other, ..)| *other == site) {
+                Some((.., threads)) => threads.push(thread),
+                None => places.push((site, place, vec![thread])),
             }
-        });
+        }
+        let places = places.iter().map(|(_, place, threads)| format!("threads {} {place}", ranges(threads)));
         let places = places.collect::<Vec<_>>().join(", ");
         format!("divergent barrier in threadgroup {:?}: {places}", self.threads[0].threadgroup_position)
     }
 
-    /// The running thread, for checks.
+    /// The index in the threadgroup of the running thread.
     fn running(&self) -> usize {
-        self.order[self.position.get()] as usize
+        let (number, bit) = self.current.get();
+        self.simdgroups[number as usize].index(bit)
     }
 
-    /// Puts the running thread aside in `state`: goes on with the next lane that is ready, or with the host.
-    fn wait(&self, state: State) {
-        let mine = self.position.get();
-        self.lane(mine).state.set(state);
-        // The end of this SIMD-group's piece of `order`: threads of another one are never next.
-        let simdgroup = self.order[mine] as usize / LANES;
-        let next = (mine + 1..self.order.len())
-            .take_while(|&position| self.order[position] as usize / LANES == simdgroup)
-            .find(|&position| self.lane(position).state.get() == State::Ready);
-        let to = match next {
-            Some(position) => {
-                self.position.set(position);
-                self.lane(position).context.get()
-            }
-            None => self.host.get(),
+    /// Puts the running thread aside, noted in the set that `set` chooses: goes on with the next lane that is ready, or
+    /// with the host. Returns what was waited for.
+    fn wait(&self, set: impl Fn(&Simdgroup) -> &Cell<u32>, wait: Wait) -> Wait {
+        let (number, bit) = self.current.get();
+        let simdgroup = &self.simdgroups[number as usize];
+        let lane = self.lane(simdgroup, bit);
+        lane.wait.set(wait);
+        simdgroup.ready.update(|ready| ready & !(1 << bit));
+        set(simdgroup).update(|set| set ^ 1 << bit);
+        let ready = simdgroup.ready.get();
+        let to = if ready == 0 {
+            self.host.get()
+        } else {
+            let next = ready.trailing_zeros();
+            self.current.set((number, next));
+            self.lane(simdgroup, next).context.get()
         };
         // SAFETY: a ready lane's context was saved by `switch` or is fresh, and the host's was saved when it switched to
-        // us; the host lets this fiber go on only by switching to it.
-        unsafe { switch(self.lane(mine).context.as_ptr(), to) };
+        // us; this fiber goes on only when someone switches to it.
+        unsafe { switch(lane.context.as_ptr(), to) };
+        lane.wait.get()
     }
 
     /// Ends the threadgroup: the running fiber never goes on.
@@ -390,7 +423,8 @@ unsafe extern "C" fn fiber_main() -> ! {
         let entry = group.entry.expect("prepared");
         // SAFETY: the kernel's entry, with the arguments of its calling convention.
         unsafe { entry(&group.bindings, &group.threads[group.running()]) };
-        group.wait(State::Done);
+        // Done: alive no more, and in no set.
+        group.wait(|simdgroup| &simdgroup.alive, NOTHING);
     }
 }
 
@@ -405,7 +439,11 @@ pub unsafe extern "C" fn hook_barrier(scope: u32, flags: u32) {
 
 extern "C" fn barrier(scope: u32, flags: u32, site: usize) {
     let group = current();
-    group.wait(State::Barrier { scope, flags, site, line: group.line.get() });
+    let wait = Wait { site, line: group.line.get(), detail: flags, ..NOTHING };
+    match scope {
+        0 => group.wait(|simdgroup| &simdgroup.simdgroup_barrier, wait),
+        _ => group.wait(|simdgroup| &simdgroup.threadgroup_barrier, wait),
+    };
 }
 
 /// `uint msl_simd_exchange(const void *mine, void *all, uint bytes)`; adds the address that it returns to.
@@ -419,12 +457,11 @@ pub unsafe extern "C" fn hook_exchange(mine: *const u8, all: *mut u8, bytes: u32
 
 extern "C" fn exchange(mine: *const u8, all: *mut u8, bytes: u32, site: usize) -> u32 {
     let group = current();
-    if bytes > 64 {
-        group.fail(format!("msl_simd_exchange of {bytes} bytes a lane; 64 is the most"));
+    if bytes as usize > MAX_EXCHANGE {
+        group.fail(format!("msl_simd_exchange of {bytes} bytes a lane; {MAX_EXCHANGE} is the most"));
     }
-    let mine_at = group.position.get();
-    group.wait(State::Exchange { site, bytes: bytes as usize, mine, all });
-    group.lane(mine_at).mask.get()
+    let wait = Wait { site, line: 0, detail: bytes, mine, all };
+    group.wait(|simdgroup| &simdgroup.exchange, wait).detail
 }
 
 /// `void msl_access(const void *address, ulong size, uint kind, uint line)`: instrumented code, before each access.

@@ -31,7 +31,7 @@ pub const HOOKS: [&str; 4] = ["msl_barrier", "msl_simd_exchange", "msl_access", 
 
 /// Rewrites the IR of one kernel; with `checked`, instruments it. `entry` is the symbol of its entry point.
 pub fn rewrite(text: &str, entry: &str, checked: bool) -> Result<String, String> {
-    let lines = checked.then(|| Lines::new(text, entry)).unwrap_or_default();
+    let lines = if checked { Lines::new(text, entry) } else { Lines::default() };
     let mut out = String::with_capacity(text.len() + text.len() / 2 + 4096);
     let defines = text.lines().filter(|line| line.starts_with("define"));
     let defined: HashSet<&str> =

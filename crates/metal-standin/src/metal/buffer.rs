@@ -52,7 +52,7 @@ impl Drop for Use {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let Allocation { id, length, .. } = self.allocation;
-        if self.uses.load(Ordering::Acquire) > 0 {
+        if self.uses.load(Ordering::Acquire) > 0 && !std::thread::panicking() {
             fail!(
                 "MTLBuffer {id} ({length} bytes) was freed while a command buffer with unretained references that uses it \
                  has not completed"

@@ -69,7 +69,8 @@ impl Encoding {
 
 impl Drop for Encoding {
     fn drop(&mut self) {
-        if !*self.ended.lock().unwrap() {
+        // Not while a panic unwinds: its message is the one to read.
+        if !*self.ended.lock().unwrap() && !std::thread::panicking() {
             fail!("{}: freed before endEncoding", self.class);
         }
     }

@@ -122,7 +122,8 @@ kernel void scratch(device uint *to [[buffer(0)]], threadgroup uint *given [[thr
                     uint i [[thread_position_in_threadgroup]]) {
     threadgroup uint own[64];
     own[i] = i;
-    given[i] = own[i];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    given[i] = own[(i + 1) % 64];
     to[i] = given[i];
 }
 [[max_total_threads_per_threadgroup(64)]]
@@ -134,17 +135,25 @@ kernel void faulty(device uint *to [[buffer(0)]], uint i [[thread_position_in_gr
 }
 ";
 
+/// `newLibraryWithSource:`, owned, or what the error says.
+pub fn compile(source: &str, options: Id) -> Result<Id, String> {
+    let mut error = NIL;
+    let library = send!(device(), c"newLibraryWithSource:options:error:", text(source), options, &mut error => Id);
+    match library.is_null() {
+        true => Err(read(send!(error, c"localizedDescription" => Id))),
+        false => Ok(library),
+    }
+}
+
 /// A library of these kernels, owned.
-pub fn library(device: Id) -> Id {
-    let library = send!(device, c"newLibraryWithSource:options:error:", text(KERNELS), NIL, NO_ERROR => Id);
-    assert!(!library.is_null());
-    library
+pub fn library() -> Id {
+    compile(KERNELS, NIL).unwrap_or_else(|message| panic!("{message}"))
 }
 
 /// A pipeline of one of them, owned.
 pub fn pipeline(device: Id, name: &str) -> Id {
     pool(|| {
-        let library = library(device);
+        let library = library();
         let function = send!(library, c"newFunctionWithName:", text(name) => Id);
         let mut error = NIL;
         let pipeline = send!(device, c"newComputePipelineStateWithFunction:error:", function, &mut error => Id);
