@@ -6,7 +6,7 @@
 //! would refuse, misbehave or crash, it refuses with a sentence that says why.
 //!
 //! Reading order: `objc` (messages, classes, retain counts), `metal` (the classes), `compiler` (MSL to code),
-//! [`executor`] (what runs a command buffer), [`cpu`] (fibers and checks), `nvidia` (the driver).
+//! [`mod@executor`] (what runs a command buffer), [`cpu`] (fibers and checks), `nvidia` (the driver).
 
 // On a Mac the real framework has these symbols.
 #![cfg(not(target_os = "macos"))]
