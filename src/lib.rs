@@ -5,7 +5,8 @@
 //! 1. [`text`]: text becomes token ids (NFC, pre-tokenizer, byte-level BPE), and token ids become text.
 //! 2. [`weights`]: files become a [`weights::Config`] and named tensors; nothing in a file is trusted.
 //! 3. [`model`]: the Qwen3 forward pass, once, as a short program over about a dozen operations, and the KV cache.
-//! 4. [`backend`]: what runs those operations: [`backend::reference`] (plain loops, the oracle) and [`backend::cpu`].
+//! 4. [`backend`]: what runs those operations: [`backend::reference`] (plain loops, the oracle), [`backend::cpu`], and
+//!    `backend::metal` (on a Mac's GPU).
 //! 5. [`session`]: [`session::Engine`] (immutable) and [`session::Session`] (one growing timeline), sampling, stopping.
 //!
 //! The command line (`src/cli`) sees [`session::Engine`] and [`session::Session`] only, and computes with no tensor.

@@ -19,8 +19,11 @@
 //! | [`add`](Backend::add) | `x += y` | `[rows, n]` |
 //! | [`copy_rows`](Backend::copy_rows) | some rows of a buffer | `[rows, n]` |
 //!
-//! The rest are fused operations: methods with a default body made of these, which a backend may override. A fused
+//! The rest are fused operations: methods with a default body made of these ([`plain`]), which a backend may override. A fused
 //! version keeps the plain one's order of reduction, so the two agree.
+//!
+//! A backend may compute later than its methods return: results and failures come from [`read`](Backend::read),
+//! [`argmax`](Backend::argmax) and [`finish`](Backend::finish), and every forward pass ends with one of them.
 //!
 //! Shapes are the model's business and are checked when a model is loaded; inside an operation a wrong one is a bug in
 //! this crate, and panics. Token ids and positions come from outside and are checked by the session.
@@ -286,6 +289,11 @@ pub const BACKENDS: [(BackendKind, &str, &str); 4] = [
     (BackendKind::Cpu, "cpu", "fast CPU path: SIMD chosen at run time, threads"),
     (BackendKind::Reference, "reference", "plain f32 loops, one thread: the lesson and the oracle"),
 ];
+
+/// Why there is no [`BackendKind::Metal`] in this program.
+#[cfg(not(any(target_os = "macos", feature = "metal-standin")))]
+pub const METAL_IS_NOT_BUILT: &str =
+    "this fs was built without it: Metal is there on a Mac, and elsewhere with cargo's feature `metal-standin`";
 
 /// Which backend to run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

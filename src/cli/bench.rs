@@ -168,6 +168,17 @@ fn table(report: &BenchReport, load_seconds: f64) -> Result<String, std::fmt::Er
                 first.map_or(String::new(), |seconds| format!("{seconds:.3} s")),
             );
             writeln!(text, "{}", line.trim_end())?;
+            if let Some(work) = &measured.device {
+                writeln!(
+                    text,
+                    "{:<14} each pass: {:.1} dispatches, {:.1} barriers, {:.1} waits, {:.3} ms on the device",
+                    "",
+                    work.dispatches,
+                    work.barriers,
+                    work.waits,
+                    1e3 * work.seconds,
+                )?;
+            }
         }
     }
     for phase in &report.operations {

@@ -32,6 +32,9 @@ pub struct DeviceArgs {
     /// Plain kernels in place of the fused and fast ones, on the metal backend: slower, and the oracle of the others
     #[arg(long)]
     pub metal_plain: bool,
+    /// Write a trace of what the GPU does to this .gputrace, for Xcode; macOS, with METAL_CAPTURE_ENABLED=1 set
+    #[arg(long, value_name = "FILE")]
+    pub metal_capture: Option<std::path::PathBuf>,
     /// Threads of the cpu backend [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
     pub threads: Option<u16>,
@@ -66,6 +69,9 @@ impl ModelArgs {
 /// Loads a model and says on stderr what runs.
 pub fn load(source: &ModelSource, device: &DeviceArgs) -> anyhow::Result<Engine> {
     let engine = Engine::load(source, &device.options())?;
+    if let Some(path) = &device.metal_capture {
+        engine.capture(path)?;
+    }
     if !device.quiet {
         if let Some(notice) = source.default_notice() {
             eprintln!("{notice}");

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod common;
 mod detokenize;
+mod devices;
 mod generate;
 mod imatrix;
 mod inspect;
@@ -54,6 +55,8 @@ enum Command {
     Models(models::Args),
     /// Measure a model's speed, and the machine's limits beside it
     Bench(bench::Args),
+    /// List what a model can run on here, and why something cannot
+    Devices(devices::Args),
     /// Make a full-size model with random weights, to time its shape
     Synth(synth::Args),
 }
@@ -75,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::Pull(args) => pull::run(args).map(done),
         Command::Models(args) => models::run(args).map(done),
         Command::Bench(args) => bench::run(args),
+        Command::Devices(args) => devices::run(args).map(done),
         Command::Synth(args) => synth::run(args),
     };
     match result {

@@ -9,7 +9,7 @@
 
 use super::engine::{Engine, EngineOptions, Session, SessionError, SessionOptions, WithBackend};
 use crate::backend::timed::{OperationTime, Timed};
-use crate::backend::{Backend, Operands, Peak};
+use crate::backend::{Backend, Counters, Operands, Peak};
 use crate::model::expected;
 use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::{LogitsFor, Qwen3};
@@ -103,6 +103,24 @@ pub struct Measured {
     pub flop_per_second: f64,
     /// Of the highest peak that these weights can use.
     pub share_of_peak: Option<f64>,
+    /// What a device was given to do; `None` on a backend that has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceWork>,
+}
+
+/// What a device was given to do, on average over all repeats.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DeviceWork {
+    /// Forward passes: one a token in decode, one a chunk of a prompt.
+    pub passes: usize,
+    /// Kernels of a pass.
+    pub dispatches: f64,
+    /// Barriers of a pass.
+    pub barriers: f64,
+    /// Times that the processor waited in a pass.
+    pub waits: f64,
+    /// How long the device was at work in a pass.
+    pub seconds: f64,
 }
 
 /// Several measurements of one thing.
@@ -203,15 +221,20 @@ pub fn bench(
             let mut runner = Runner::new(&mut session, depth, options);
             runner.warm_up()?;
             let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+            let mut work = [None; 2];
             for _ in 0..options.repeats {
                 done += 1;
                 progress(done, total);
+                let before = engine.counters();
                 prefill.extend(runner.prefill()?);
+                let between = engine.counters();
                 decode.extend(runner.decode()?);
+                add_work(&mut work[0], before, between);
+                add_work(&mut work[1], between, engine.counters());
             }
             done += 1;
             progress(done, total);
-            report.results.push(runner.point(kv, prefill, decode));
+            report.results.push(runner.point(kv, prefill, decode, work));
         }
     }
     report.peak_resident_bytes = loaded.max(peak_resident_bytes());
@@ -288,7 +311,7 @@ impl<'a> Runner<'a> {
         Ok(Some(started.elapsed().as_secs_f64()))
     }
 
-    fn point(&self, kv: KvDType, prefill: Vec<f64>, decode: Vec<f64>) -> Point {
+    fn point(&self, kv: KvDType, prefill: Vec<f64>, decode: Vec<f64>, work: [Option<Counters>; 2]) -> Point {
         let (config, depth) = (self.session.engine().config(), self.depth);
         let weights = self.session.engine().weight_bytes_per_token() as f64;
         let cache = self.session.kv_bytes_per_token() as f64;
@@ -297,11 +320,20 @@ impl<'a> Runner<'a> {
             let ends = (1..=tokens.div_ceil(step)).map(|i| depth + tokens.min(i * step));
             ends.map(|end| weights + cache * end as f64).sum()
         };
-        let measured = |tokens: usize, seconds: &[f64], bytes: f64, flop: f64| {
+        let measured = |tokens: usize, seconds: &[f64], bytes: f64, flop: f64, step: usize, work: Option<Counters>| {
             let rates: Vec<f64> = seconds.iter().map(|seconds| tokens as f64 / seconds).collect();
             (!rates.is_empty()).then(|| {
                 let tokens_per_second = Spread::new(rates);
                 let repeats_per_second = tokens_per_second.median / tokens as f64;
+                let passes = tokens.div_ceil(step);
+                let each = (passes * seconds.len()) as f64;
+                let device = work.map(|work| DeviceWork {
+                    passes,
+                    dispatches: work.dispatches as f64 / each,
+                    barriers: work.barriers as f64 / each,
+                    waits: work.waits as f64 / each,
+                    seconds: work.device_seconds / each,
+                });
                 Measured {
                     tokens,
                     tokens_per_second,
@@ -311,6 +343,7 @@ impl<'a> Runner<'a> {
                     share_of_read_bandwidth: None,
                     flop_per_second: flop * repeats_per_second,
                     share_of_peak: None,
+                    device,
                 }
             })
         };
@@ -324,10 +357,23 @@ impl<'a> Runner<'a> {
                 &prefill,
                 reads(chunk, self.prompt),
                 expected::flop(config, depth, self.prompt),
+                chunk,
+                work[0],
             ),
-            decode: measured(self.generate, &decode, reads(1, self.generate), one_by_one),
+            decode: measured(self.generate, &decode, reads(1, self.generate), one_by_one, 1, work[1]),
             seconds_to_first_token: (!prefill.is_empty()).then(|| Spread::new(prefill).median),
         }
+    }
+}
+
+/// Adds what was done between two readings of a device's counters.
+fn add_work(sum: &mut Option<Counters>, from: Option<Counters>, to: Option<Counters>) {
+    if let (Some(from), Some(to)) = (from, to) {
+        let sum = sum.get_or_insert_default();
+        sum.waits += to.waits - from.waits;
+        sum.dispatches += to.dispatches - from.dispatches;
+        sum.barriers += to.barriers - from.barriers;
+        sum.device_seconds += to.device_seconds - from.device_seconds;
     }
 }
 

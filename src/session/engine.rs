@@ -131,10 +131,7 @@ impl EngineOptions {
             #[cfg(not(any(target_os = "macos", feature = "metal-standin")))]
             BackendKind::Metal => Err(SessionError::Backend(BackendError {
                 backend: "metal",
-                message:
-                    "this fs was built without it: Metal is there on a Mac, or with cargo's feature `metal-standin`; \
-                          run with --backend cpu"
-                        .into(),
+                message: format!("{}; run with --backend cpu", crate::backend::METAL_IS_NOT_BUILT),
             })),
             BackendKind::Cpu | BackendKind::Auto => visitor.run(self.cpu()),
         }

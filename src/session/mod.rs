@@ -3,6 +3,7 @@
 //! This is all that the command line, the server and the course see.
 
 pub mod bench;
+pub mod devices;
 mod engine;
 mod generate;
 mod importance;

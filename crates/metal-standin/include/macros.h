@@ -50,3 +50,5 @@
 #define METAL_CONST const
 #define METAL_VALID_ARGS(...)
 #define assert(...) ((void)0)
+#define coherent(...)
+#define __METAL_MEMORY_SCOPE_SYSTEM__ 3

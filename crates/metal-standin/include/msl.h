@@ -25,3 +25,4 @@
 #include "msl/atomic.h"
 #include "msl/simdgroup_matrix.h"
 #include "msl/entry.h"
+#include "msl/builtins.h"

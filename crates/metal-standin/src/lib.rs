@@ -6,7 +6,7 @@
 //! would refuse, misbehave or crash, it refuses with a sentence that says why.
 //!
 //! Reading order: `objc` (messages, classes, retain counts), `metal` (the classes), `compiler` (MSL to code),
-//! [`executor`] (what runs a command buffer), `cpu` (fibers and checks).
+//! [`mod@executor`] (what runs a command buffer), [`cpu`] (fibers and checks), `nvidia` (the driver).
 
 // On a Mac the real framework has these symbols.
 #![cfg(not(target_os = "macos"))]
@@ -15,9 +15,12 @@
 
 pub mod compiler;
 pub mod cpu;
+mod dl;
 pub mod executor;
 mod machine;
 pub mod metal;
+#[cfg(feature = "nvidia")]
+pub mod nvidia;
 pub mod objc;
 
 pub use machine::{executor, install};

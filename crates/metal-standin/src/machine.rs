@@ -25,6 +25,10 @@ fn choose() -> Result<Box<dyn Executor>, String> {
     match std::env::var("METAL_STANDIN").as_deref().unwrap_or("cpu") {
         "cpu" => Ok(Box::new(CpuExecutor::new(Options::from_environment())?)),
         "none" => Err("METAL_STANDIN=none asks for none".into()),
-        other => Err(format!("METAL_STANDIN={other} is not an executor of this build: cpu or none")),
+        #[cfg(feature = "nvidia")]
+        "nvidia" => Ok(Box::new(crate::nvidia::NvidiaExecutor::new()?)),
+        other => Err(format!(
+            "METAL_STANDIN={other} is not an executor of this build: cpu, none, or nvidia with the feature"
+        )),
     }
 }

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
@@ -14,8 +15,13 @@ const CHILD: &str = "METAL_STANDIN_TEST_CHILD";
 
 /// Runs a test of this file again, alone, as a child.
 fn child(name: &str, variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture"]).env(CHILD, name).envs(variables.iter().copied());
+    let this = std::env::current_exe().unwrap();
+    // An aarch64 test on another machine runs under qemu, and so must its child.
+    let qemu =
+        std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").ok().filter(|_| cfg!(target_arch = "aarch64"));
+    let mut words = qemu.iter().flat_map(|qemu| qemu.split(' ')).map(OsStr::new).chain([this.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args([name, "--exact", "--nocapture"]).env(CHILD, name).envs(variables.iter().copied());
     command.output().unwrap()
 }
 

@@ -41,9 +41,13 @@ impl Device {
     /// The system's default device. Its GPU must be an M1's or a later one's, since the kernels use SIMD-group reductions and
     /// 8x8 matrices of SIMD-groups, which Apple7 is the first to have.
     pub(super) fn open() -> Result<Self, String> {
+        objc::pool(Self::open_in_pool)
+    }
+
+    fn open_in_pool() -> Result<Self, String> {
         let object =
             Object::<MTLDevice>::system_default().ok_or("this system has no Metal device; run with --backend cpu")?;
-        let name = objc::pool(|| object.name().map_or_else(String::new, |name| name.text()));
+        let name = object.name().map_or_else(String::new, |name| name.text());
         if !object.supports_family(FAMILY_APPLE7) {
             return Err(format!(
                 "{name} does not support GPU family Apple7; an M1 or a later chip is needed, or --backend cpu"

@@ -30,6 +30,8 @@ const SOURCES: &[Source] = sources! {
     "add.metal" LANGUAGE_2_4;
     "argmax.metal" LANGUAGE_2_4;
     "attention.metal" LANGUAGE_2_4;
+    "attention_decode.metal" LANGUAGE_2_4;
+    "attention_prefill.metal" LANGUAGE_2_4;
     "copy_rows.metal" LANGUAGE_2_4;
     "embed.metal" LANGUAGE_2_4;
     "linear.metal" LANGUAGE_2_4;
@@ -71,9 +73,8 @@ pub(super) struct Library {
 }
 
 impl Library {
-    /// Kernels from the binary, or from `FS_METAL_SOURCE_DIR`.
-    pub(super) fn new(device: Object<MTLDevice>) -> Self {
-        let directory = std::env::var_os("FS_METAL_SOURCE_DIR").map(PathBuf::from);
+    /// Kernels from the binary, or from a directory.
+    pub(super) fn new(device: Object<MTLDevice>, directory: Option<PathBuf>) -> Self {
         Self { device, directory, libraries: Mutex::default(), pipelines: Mutex::default() }
     }
 
@@ -136,7 +137,7 @@ impl Library {
             Some(directory) => {
                 let path = directory.join(source.file);
                 std::fs::read_to_string(&path)
-                    .map_err(|error| format!("{}: {error} (FS_METAL_SOURCE_DIR says to read it)", path.display()))
+                    .map_err(|error| format!("{}: {error} (kernels are read from there, not from the binary: see FS_METAL_SOURCE_DIR)", path.display()))
             }
         }
     }

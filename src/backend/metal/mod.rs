@@ -27,6 +27,7 @@ use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use device::Device;
 use library::{Kernel, Library};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread::ThreadId;
 use stream::{Arg, Grid, Memory, Stream};
@@ -66,9 +67,15 @@ const LEAST_CAPACITY: usize = 2 * TILE;
 
 impl Metal {
     /// A backend on the system's default device. `plain` runs the plain kernels only: slower, and the oracle of the others.
+    /// `FS_METAL_SOURCE_DIR` names a directory to read kernels from.
     pub fn new(plain: bool) -> Result<Self, BackendError> {
+        Self::with_sources(plain, std::env::var_os("FS_METAL_SOURCE_DIR").map(PathBuf::from))
+    }
+
+    /// [`new`](Self::new) with the kernels of this directory, or those of the binary.
+    pub fn with_sources(plain: bool, directory: Option<PathBuf>) -> Result<Self, BackendError> {
         let device = Device::open().map_err(error)?;
-        let library = Library::new(device.object.clone());
+        let library = Library::new(device.object.clone(), directory);
         Ok(Self {
             device,
             library,

@@ -143,12 +143,12 @@ impl Stream {
     /// Runs what has been encoded and waits for it.
     pub(super) fn finish(&mut self) -> Result<(), String> {
         let Some(open) = self.open.take() else { return self.failure.take().map_or(Ok(()), Err) };
-        open.encoder.end_encoding();
-        if let Some(message) = self.failure.take() {
-            // Half a forward pass helps nobody: the command buffer is dropped as it is.
-            return Err(message);
-        }
         pool(|| {
+            open.encoder.end_encoding();
+            if let Some(message) = self.failure.take() {
+                // Half a forward pass helps nobody: the command buffer is dropped as it is.
+                return Err(message);
+            }
             open.commands.commit();
             open.commands.wait_until_completed();
             let status = open.commands.status();

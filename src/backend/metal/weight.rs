@@ -40,7 +40,7 @@ impl MetalWeight {
             return Err(format!("{}: {bytes} bytes; the longest buffer of this device is {most}", tensor.name));
         }
         // A kernel counts elements and bytes of a row in 32 bits.
-        if u32::try_from(columns).is_err() || u32::try_from(rows).is_err() {
+        if u32::try_from(tensor.data.len() / rows).is_err() || u32::try_from(columns.max(rows)).is_err() {
             return Err(format!("{}: shape {:?} is too large for the kernels", tensor.name, tensor.shape));
         }
         let copy = |bytes: &[u8]| {

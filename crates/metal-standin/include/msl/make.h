@@ -23,7 +23,9 @@ template <class A> constexpr int components() { return shape<A>::size ? shape<A>
 template <class T> MSL_INLINE constexpr T make() { return T(); }
 template <class T, class A> MSL_INLINE constexpr T make(A a) {
     typedef typename shape<T>::element E;
-    if constexpr (shape<T>::size == 0) {
+    if constexpr ((__is_same(T, half) && __is_same(A, bfloat)) || (__is_same(T, bfloat) && __is_same(A, half))) {
+        return (T)(float)a;
+    } else if constexpr (shape<T>::size == 0) {
         return (T)a;
     } else if constexpr (shape<A>::size > 0) {
         static_assert(shape<A>::size == shape<T>::size, "vector converted to a vector of another length");

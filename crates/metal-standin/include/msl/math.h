@@ -22,17 +22,17 @@
 #define MSL_FLOAT_1(NAME, EXPRESSION)                                          \
     MSL_INLINE constexpr float NAME(float x) { return EXPRESSION; }            \
     MSL_INLINE constexpr half NAME(half x) { return (half)NAME((float)x); }    \
-    MSL_INLINE constexpr bfloat NAME(bfloat x) { return (bfloat)NAME((float)x); } \
+    MSL_OURS_bfloat MSL_INLINE constexpr bfloat NAME(bfloat x) { return (bfloat)NAME((float)x); } \
     MSL_VECTORS_1(NAME, float) MSL_VECTORS_1(NAME, half) MSL_VECTORS_1(NAME, bfloat)
 #define MSL_FLOAT_2(NAME, EXPRESSION)                                                          \
     MSL_INLINE constexpr float NAME(float x, float y) { return EXPRESSION; }                   \
     MSL_INLINE constexpr half NAME(half x, half y) { return (half)NAME((float)x, (float)y); }  \
-    MSL_INLINE constexpr bfloat NAME(bfloat x, bfloat y) { return (bfloat)NAME((float)x, (float)y); } \
+    MSL_OURS_bfloat MSL_INLINE constexpr bfloat NAME(bfloat x, bfloat y) { return (bfloat)NAME((float)x, (float)y); } \
     MSL_VECTORS_2(NAME, float) MSL_VECTORS_2(NAME, half) MSL_VECTORS_2(NAME, bfloat)
 #define MSL_FLOAT_3(NAME, EXPRESSION)                                                                            \
     MSL_INLINE constexpr float NAME(float x, float y, float z) { return EXPRESSION; }                            \
     MSL_INLINE constexpr half NAME(half x, half y, half z) { return (half)NAME((float)x, (float)y, (float)z); }  \
-    MSL_INLINE constexpr bfloat NAME(bfloat x, bfloat y, bfloat z) { return (bfloat)NAME((float)x, (float)y, (float)z); } \
+    MSL_OURS_bfloat MSL_INLINE constexpr bfloat NAME(bfloat x, bfloat y, bfloat z) { return (bfloat)NAME((float)x, (float)y, (float)z); } \
     MSL_VECTORS_3(NAME, float) MSL_VECTORS_3(NAME, half) MSL_VECTORS_3(NAME, bfloat)
 
 // FROM: msl for precise, msl::quick for fast.
@@ -80,14 +80,14 @@ MSL_MATH(msl)
 
 // min and max ignore a NaN, as Metal's do. A scalar beside a vector counts for each of its components.
 #define MSL_COMPARE(T, MIN, MAX)                                                    \
-    MSL_INLINE constexpr T min(T x, T y) { return MIN; }                            \
-    MSL_INLINE constexpr T max(T x, T y) { return MAX; }                            \
+    MSL_OURS_##T MSL_INLINE constexpr T min(T x, T y) { return MIN; }                            \
+    MSL_OURS_##T MSL_INLINE constexpr T max(T x, T y) { return MAX; }                            \
     MSL_VECTORS_2(min, T) MSL_VECTORS_2(max, T)                                     \
-    MSL_INLINE constexpr T clamp(T x, T low, T high) { return min(max(x, low), high); } \
+    MSL_OURS_##T MSL_INLINE constexpr T clamp(T x, T low, T high) { return min(max(x, low), high); } \
     MSL_VECTORS_3(clamp, T)                                                         \
-    MSL_INLINE constexpr T min3(T x, T y, T z) { return min(x, min(y, z)); }        \
-    MSL_INLINE constexpr T max3(T x, T y, T z) { return max(x, max(y, z)); }        \
-    MSL_INLINE constexpr T median3(T x, T y, T z) { return max(min(x, y), min(max(x, y), z)); } \
+    MSL_OURS_##T MSL_INLINE constexpr T min3(T x, T y, T z) { return min(x, min(y, z)); }        \
+    MSL_OURS_##T MSL_INLINE constexpr T max3(T x, T y, T z) { return max(x, max(y, z)); }        \
+    MSL_OURS_##T MSL_INLINE constexpr T median3(T x, T y, T z) { return max(min(x, y), min(max(x, y), z)); } \
     MSL_VECTORS_3(min3, T) MSL_VECTORS_3(max3, T) MSL_VECTORS_3(median3, T)
 MSL_COMPARE(float, __builtin_fminf(x, y), __builtin_fmaxf(x, y))
 MSL_COMPARE(half, (half)__builtin_fminf((float)x, (float)y), (half)__builtin_fmaxf((float)x, (float)y))
@@ -97,12 +97,12 @@ MSL_INTS(X)
 #undef X
 
 #define X(T)                                                                  \
-    MSL_INLINE constexpr T abs(T x) { return (T)__builtin_fabsf((float)x); }  \
+    MSL_OURS_##T MSL_INLINE constexpr T abs(T x) { return (T)__builtin_fabsf((float)x); }  \
     MSL_VECTORS_1(abs, T)                                                     \
-    MSL_INLINE T ldexp(T x, int n) { return (T)msl::ldexp((float)x, n); }     \
-    MSL_INLINE T modf(T x, thread T &whole) { whole = trunc(x); return x - whole; } \
-    MSL_INLINE T sincos(T x, thread T &c) { c = cos(x); return sin(x); }      \
-    MSL_INLINE T frexp(T x, thread int &e) {                                  \
+    MSL_OURS_##T MSL_INLINE T ldexp(T x, int n) { return (T)msl::ldexp((float)x, n); }     \
+    MSL_OURS_##T MSL_INLINE T modf(T x, thread T &whole) { whole = trunc(x); return x - whole; } \
+    MSL_OURS_##T MSL_INLINE T sincos(T x, thread T &c) { c = cos(x); return sin(x); }      \
+    MSL_OURS_##T MSL_INLINE T frexp(T x, thread int &e) {                                  \
         const float f = (float)x;                                             \
         if (f == 0.0f || !(__builtin_fabsf(f) < __builtin_inff())) { e = 0; return x; } \
         const bool tiny = __builtin_fabsf(f) < 1.17549435e-38f;               \
@@ -110,7 +110,7 @@ MSL_INTS(X)
         e = (int)(bits >> 23 & 255) - 126 - (tiny ? 23 : 0);                  \
         return (T)msl::bits_float((bits & 0x807fffffu) | 0x3f000000u);        \
     }                                                                         \
-    MSL_INLINE int ilogb(T x) { int e; frexp(x, e); return e - 1; }
+    MSL_OURS_##T MSL_INLINE int ilogb(T x) { int e; frexp(x, e); return e - 1; }
 MSL_FLOATS(X)
 #undef X
 MSL_INLINE float nextafter(float x, float y) {

@@ -31,9 +31,9 @@ X(threadgroup)
 // NAME: what copying a struct wants. It needs MSL_CONSTRUCTORS or MSL_UNION_CONSTRUCTORS beside it, or the struct's own.
 #define MSL_ASSIGNMENTS(NAME)                                                                                        \
     NAME &operator=(const NAME &) = default;                                                                         \
-    MSL_INLINE NAME &operator=(const device NAME &from) { NAME t(from); return *this = t; }                          \
-    MSL_INLINE NAME &operator=(constant NAME &from) { NAME t(from); return *this = t; }                              \
-    MSL_INLINE NAME &operator=(const threadgroup NAME &from) { NAME t(from); return *this = t; }                     \
+    MSL_INLINE NAME &operator=(const device NAME &from) { msl::fetch_object(*this, from); return *this; }                          \
+    MSL_INLINE NAME &operator=(constant NAME &from) { msl::fetch_object(*this, from); return *this; }                              \
+    MSL_INLINE NAME &operator=(const threadgroup NAME &from) { msl::fetch_object(*this, from); return *this; }                     \
     MSL_INLINE device NAME &operator=(this device NAME &self, NAME from) {                                           \
         msl::copy_object(self, from);                                                                                \
         return self;                                                                                                 \

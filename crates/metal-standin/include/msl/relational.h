@@ -39,13 +39,13 @@ MSL_BOOL(4, NAMES4, (v.x != 0, v.y != 0, v.z != 0, v.w != 0), (bool a, bool b, b
 
 namespace metal {
 #define X(T)                                                                                                  \
-    MSL_INLINE constexpr bool isnan(T x) { return __builtin_isnan((float)x); }                                \
-    MSL_INLINE constexpr bool isinf(T x) { return __builtin_isinf((float)x); }                                \
-    MSL_INLINE constexpr bool isfinite(T x) { return __builtin_isfinite((float)x); }                          \
-    MSL_INLINE constexpr bool isnormal(T x) { return __builtin_isnormal((float)x); }                          \
-    MSL_INLINE constexpr bool signbit(T x) { return msl::float_bits((float)x) >> 31; }                        \
-    MSL_INLINE constexpr bool isordered(T x, T y) { return x == x && y == y; }                                \
-    MSL_INLINE constexpr bool isunordered(T x, T y) { return x != x || y != y; }                              \
+    MSL_OURS_##T MSL_INLINE constexpr bool isnan(T x) { return __builtin_isnan((float)x); }                                \
+    MSL_OURS_##T MSL_INLINE constexpr bool isinf(T x) { return __builtin_isinf((float)x); }                                \
+    MSL_OURS_##T MSL_INLINE constexpr bool isfinite(T x) { return __builtin_isfinite((float)x); }                          \
+    MSL_OURS_##T MSL_INLINE constexpr bool isnormal(T x) { return __builtin_isnormal((float)x); }                          \
+    MSL_OURS_##T MSL_INLINE constexpr bool signbit(T x) { return msl::float_bits((float)x) >> 31; }                        \
+    MSL_OURS_##T MSL_INLINE constexpr bool isordered(T x, T y) { return x == x && y == y; }                                \
+    MSL_OURS_##T MSL_INLINE constexpr bool isunordered(T x, T y) { return x != x || y != y; }                              \
     MSL_BOOLS(isnan, T) MSL_BOOLS(isinf, T) MSL_BOOLS(isfinite, T) MSL_BOOLS(isnormal, T) MSL_BOOLS(signbit, T)
 #define MSL_BOOLS(NAME, T)                                                              \
     MSL_INLINE bool2 NAME(T##2 a) { return bool2{NAME(a.x), NAME(a.y)}; }               \
@@ -68,7 +68,7 @@ X(bool) X(char) X(short) X(int) X(long)
 
 // select(a, b, c): c ? b : a.
 #define X(T)                                                                                                      \
-    MSL_INLINE constexpr T select(T a, T b, bool c) { return c ? b : a; }                                         \
+    MSL_OURS_##T MSL_INLINE constexpr T select(T a, T b, bool c) { return c ? b : a; }                                         \
     template <class M> requires(!__is_arithmetic(M)) MSL_INLINE T##2 select(T##2 a, T##2 b, M c) { return T##2{c.x ? b.x : a.x, c.y ? b.y : a.y}; } \
     template <class M> requires(!__is_arithmetic(M)) MSL_INLINE T##3 select(T##3 a, T##3 b, M c) {                                              \
         return T##3{c.x ? b.x : a.x, c.y ? b.y : a.y, c.z ? b.z : a.z};                                           \

@@ -169,6 +169,16 @@ typedef simd_vote quad_vote;
         const T near = NAME_##shuffle_rotate_up(x, d), far = NAME_##shuffle_rotate_up(fill, d);                               \
         return at >= d ? near : far;                                                                                          \
     }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##shuffle_and_fill_down(T x, T fill, ushort d, ushort modulo) {                      \
+        const uint at = msl::lane() & (modulo - 1u), from = (msl::lane() & ~(modulo - 1u)) + ((at + d) & (modulo - 1u));      \
+        const T near = NAME_##shuffle(x, from), far = NAME_##shuffle(fill, from);                                             \
+        return at + d < modulo ? near : far;                                                                                  \
+    }                                                                                                                         \
+    template <class T> MSL_INLINE T NAME_##shuffle_and_fill_up(T x, T fill, ushort d, ushort modulo) {                        \
+        const uint at = msl::lane() & (modulo - 1u), from = (msl::lane() & ~(modulo - 1u)) + ((at - d) & (modulo - 1u));      \
+        const T near = NAME_##shuffle(x, from), far = NAME_##shuffle(fill, from);                                             \
+        return at >= d ? near : far;                                                                                          \
+    }                                                                                                                         \
     MSL_INLINE simd_vote NAME_##ballot(bool x) {                                                                              \
         return simd_vote(msl::ballot(x) >> (msl::lane() & ~(WIDTH - 1u) & 31) & (0xffffffffu >> (32 - WIDTH)));               \
     }                                                                                                                         \

@@ -71,6 +71,7 @@ template <class... B> struct disjunction : bool_constant<(false || ... || B::val
 template <class B> struct negation : bool_constant<!B::value> {};
 template <class... B> constexpr constant bool conjunction_v = (true && ... && B::value);
 template <class... B> constexpr constant bool disjunction_v = (false || ... || B::value);
+template <class T> struct vec_elements : integral_constant<size_t, (msl::shape<T>::size > 0 ? msl::shape<T>::size : 1)> {};
 template <class T> struct make_scalar { typedef typename msl::shape<T>::element type; };
 template <class T, int N> struct make_vector { typedef vec<T, N> type; };
 

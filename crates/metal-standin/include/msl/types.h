@@ -47,6 +47,19 @@ using ::ushort;
 #define MSL_INTS(X) X(char) X(uchar) X(short) X(ushort) X(int) X(uint) X(long) X(ulong)
 #define MSL_NUMBERS(X) MSL_FLOATS(X) MSL_INTS(X)
 
+// Programs bring functions of one bfloat themselves, as Metal's library had none: ours are templates, and give way.
+#define MSL_OURS_float
+#define MSL_OURS_half
+#define MSL_OURS_bfloat template <int = 0>
+#define MSL_OURS_char
+#define MSL_OURS_uchar
+#define MSL_OURS_short
+#define MSL_OURS_ushort
+#define MSL_OURS_int
+#define MSL_OURS_uint
+#define MSL_OURS_long
+#define MSL_OURS_ulong
+
 #define X(T)                                                                                                     \
     typedef T T##2 __attribute__((ext_vector_type(2)));                                                          \
     typedef T T##3 __attribute__((ext_vector_type(3)));                                                          \

@@ -15,7 +15,7 @@ use super::{Diagnostics, Source, Target};
 pub(crate) const FILE: &str = "program_source";
 
 /// The standard library, by file name.
-pub(crate) const HEADERS: [(&str, &str); 18] = [
+pub(crate) const HEADERS: [(&str, &str); 19] = [
     ("msl.h", include_str!("../../include/msl.h")),
     ("macros.h", include_str!("../../include/macros.h")),
     ("msl/types.h", include_str!("../../include/msl/types.h")),
@@ -33,6 +33,7 @@ pub(crate) const HEADERS: [(&str, &str); 18] = [
     ("msl/simd.h", include_str!("../../include/msl/simd.h")),
     ("msl/atomic.h", include_str!("../../include/msl/atomic.h")),
     ("msl/simdgroup_matrix.h", include_str!("../../include/msl/simdgroup_matrix.h")),
+    ("msl/builtins.h", include_str!("../../include/msl/builtins.h")),
     ("msl/entry.h", include_str!("../../include/msl/entry.h")),
 ];
 
@@ -261,6 +262,8 @@ const WORDS: [(&str, &str); 5] = [
 fn translate(messages: &str, text: &Text, source: &Source) -> Diagnostics {
     let mut result = String::new();
     let (mut seen_error, mut notes) = (false, 0);
+    // An error inside the library is reported where the program made it happen, which the next note says.
+    let mut inside: Option<String> = None;
     for message in messages.lines() {
         let mut words = message.to_string();
         for (old, new) in WORDS {
@@ -271,6 +274,11 @@ fn translate(messages: &str, text: &Text, source: &Source) -> Diagnostics {
             ["<stdin>", line, column, rest] => {
                 let place = text.place(line.parse().unwrap_or(0), column.parse().unwrap_or(0));
                 let is_note = rest.contains("note:");
+                if let Some(error) = inside.take().filter(|_| is_note) {
+                    seen_error = true;
+                    let _ = writeln!(result, "{FILE}:{}:{}:{error}", place.line, place.column);
+                    continue;
+                }
                 seen_error |= !is_note;
                 notes = if is_note { notes + 1 } else { 0 };
                 // clang lists every candidate of an overload; our own copies of a struct's constructors are among them.
@@ -279,6 +287,7 @@ fn translate(messages: &str, text: &Text, source: &Source) -> Diagnostics {
                 }
                 let _ = writeln!(result, "{FILE}:{}:{}:{rest}", place.line, place.column);
             }
+            [file, _, _, rest] if file.ends_with(".h") && rest.contains("error:") => inside = Some(rest.to_string()),
             // Notes that point into the library or list every candidate help nobody.
             _ if words.contains("note:") => {}
             _ if words.ends_with("generated.") || words.starts_with("In file included") => {}
@@ -326,8 +335,12 @@ pub(crate) fn lower(text: &Text, entry: &str, source: &Source, target: Target) -
     let mut arguments = options(source, target);
     arguments.extend(["-include-pch".into(), precompiled(source, target)?.display().to_string()]);
     arguments.extend(strings(&["-DMSL_INSTANCE(...)=", "-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm"]));
+    if target == Target::Cpu {
+        // Lines for the executor's checks; a vector of three is accessed as three, not as four.
+        arguments.extend(strings(&["-gline-tables-only", "-Xclang", "-fpreserve-vec3-type"]));
+    }
     arguments.extend(strings(&["-o", "-", "-"]));
-    let whole = format!("{}{entry}", text.text);
+    let whole = format!("{}# 1 \"{FILE}\"\n{entry}", text.with_line_markers(FILE));
     run(&arguments, &whole).map_err(|errors| translate(&errors.0, text, source))
 }
 

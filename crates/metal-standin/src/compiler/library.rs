@@ -157,6 +157,10 @@ impl Library {
                 "kernel '{name}' declares {static_threadgroup_bytes} bytes of threadgroup memory; 32768 is the most"
             )));
         }
+        if target == Target::Cpu {
+            // For the executor's checks: an optimizer may read early what is read only under a condition.
+            cache::write(&code.with_extension("unoptimized.ll"), prepared.as_bytes())?;
+        }
         cache::rename(&temporary, code)?;
         let arguments =
             function.parameters.iter().zip(present).filter_map(|(parameter, present)| match &parameter.origin {

@@ -99,6 +99,7 @@ pub struct Kernel {
     pub static_threadgroup_bytes: u32,
     /// `[[max_total_threads_per_threadgroup(n)]]`, or 1,024.
     pub max_threads: u32,
-    /// The compiled file in the cache: LLVM IR (`.ll`) or PTX (`.ptx`).
+    /// The compiled file in the cache: LLVM IR (`.ll`) or PTX (`.ptx`). Beside the former lies `….unoptimized.ll`, the
+    /// same before optimization, for checks.
     pub code: Arc<PathBuf>,
 }

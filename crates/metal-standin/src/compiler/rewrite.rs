@@ -25,6 +25,23 @@ impl Text {
         let token = row.iter().rev().find(|(start, _)| *start <= column).or(row.first());
         token.map_or(Place::default(), |(_, place)| *place)
     }
+
+    /// The text with `# LINE "FILE"` where the user's lines do not just follow each other: for debug information.
+    pub(crate) fn with_line_markers(&self, file: &str) -> String {
+        let mut marked = String::with_capacity(self.text.len() + 256);
+        let mut expected = 0;
+        for (index, line) in self.text.lines().enumerate() {
+            let place = self.place(index as u32 + 1, 1);
+            if place.line != 0 && place.line != expected {
+                let _ = writeln!(marked, "# {} \"{file}\"", place.line);
+                expected = place.line;
+            }
+            expected += 1;
+            marked.push_str(line);
+            marked.push('\n');
+        }
+        marked
+    }
 }
 
 /// Words that MSL has and C++ has not, or the other way round, where they are not types.
@@ -66,6 +83,8 @@ impl<'a> Rewriter<'a> {
         let names = program.tokens.iter().filter(|t| t.is_name() && is_vector_name(&t.text));
         let mut vectors: HashSet<String> = names.map(|t| t.to_string()).collect();
         vectors.extend(program.type_names.iter().cloned());
+        // clang has no conversion between the two.
+        vectors.extend(["half".to_string(), "bfloat".to_string()]);
         Rewriter { program, before: BTreeMap::new(), after: BTreeMap::new(), replace: HashMap::new(), vectors }
     }
 
@@ -341,6 +360,7 @@ impl<'a> Rewriter<'a> {
             || body.windows(6).any(|w| {
                 w[0].is(&name) && w[1].is("(") && w[2..].iter().any(|t| t.is("&")) && w[2..].iter().any(|t| t.is(&name))
             });
+        self.qualified_methods(found, &name);
         if own_copy {
             return;
         }
@@ -379,8 +399,99 @@ impl<'a> Rewriter<'a> {
         }
         let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
         let (public, private) = if is_class { ("public: ", "private: ") } else { ("", "") };
-        let text = format!("{public}{own}{constructors}({name}) MSL_ASSIGNMENTS({name}) {private}");
+        // A constant field forbids assignment.
+        let fixed =
+            self.fields(found).is_some_and(|f| f.iter().any(|f| f.0.starts_with("const ") && !f.0.ends_with('*')));
+        let assignments = if fixed { String::new() } else { format!("MSL_ASSIGNMENTS({name})") };
+        let text = format!("{public}{own}{constructors}({name}) {assignments} {private}");
         self.insert_after(found.body.start, text);
+    }
+
+    /// Methods for objects in other memory, `float get() const device { return x; }`, become C++23's
+    /// `float get(this const device NAME &self) { return self.x; }`. Constructors there are never wanted: objects come
+    /// to `device` memory by assignment.
+    fn qualified_methods(&mut self, found: &Struct, name: &str) {
+        let tokens = self.tokens();
+        let members = self.member_names(found);
+        let mut start = found.body.start + 1;
+        let mut at = start;
+        while at < found.body.end {
+            match &*tokens[at].text {
+                ";" | "}" | ":" if !self.is(at, ":") || matches!(&*tokens[at - 1].text, "public" | "private") => {
+                    start = at + 1
+                }
+                "{" => {
+                    at = closing(tokens, at);
+                    start = at + 1;
+                }
+                "<" if self.is(at - 1, "template") => at = closing_angle(tokens, at).unwrap_or(at),
+                "(" if !self.is(at - 1, "__attribute__") && !self.is(at - 1, "alignas") => {
+                    let close = closing(tokens, at);
+                    let mut after = close + 1;
+                    if self.is(after, "(") {
+                        after = closing(tokens, after) + 1; // operator()(…)
+                    }
+                    let open = if after == close + 1 { at } else { close + 1 };
+                    let mut words = Vec::new();
+                    let last = after;
+                    while matches!(
+                        &*tokens[after].text,
+                        "const" | "volatile" | "device" | "constant" | "threadgroup" | "thread"
+                    ) {
+                        words.push(tokens[after].to_string());
+                        after += 1;
+                    }
+                    let elsewhere = words.iter().any(|w| matches!(&**w, "device" | "constant" | "threadgroup"));
+                    let mut end = after;
+                    while !matches!(&*tokens[end].text, "{" | ";") {
+                        end = if self.is(end, "(") { closing(tokens, end) + 1 } else { end + 1 };
+                    }
+                    if self.is(end, "{") {
+                        let body = end..closing(tokens, end);
+                        end = body.end;
+                        if elsewhere && !tokens[at - 1].is(name) {
+                            self.drop(last..after);
+                            let comma = if self.is(open + 1, ")") { "" } else { ", " };
+                            self.insert_after(open, format!("this {} {name} &self{comma}", words.join(" ")));
+                            for i in body {
+                                let bare = !matches!(&*tokens[i - 1].text, "." | "->" | "::");
+                                if self.is(i, "this") {
+                                    self.replace.insert(i, "(&self)".into());
+                                } else if bare && members.contains(&*tokens[i].text) {
+                                    self.replace.insert(i, format!("self.{}", tokens[i]));
+                                }
+                            }
+                        }
+                    }
+                    if elsewhere && tokens[at - 1].is(name) {
+                        self.drop(start..end + 1);
+                    }
+                    at = end;
+                    start = end + 1;
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+    }
+
+    /// Names of the fields of a struct.
+    fn member_names(&self, found: &Struct) -> HashSet<&'a str> {
+        let tokens = self.tokens();
+        let mut names = HashSet::new();
+        let mut at = found.body.start + 1;
+        while at < found.body.end {
+            match &*tokens[at].text {
+                "(" | "[" => at = closing(tokens, at),
+                "{" => at = closing(tokens, at),
+                _ if tokens[at].is_name() && matches!(&*tokens[at + 1].text, ";" | "=" | "[" | ",") => {
+                    names.insert(&*tokens[at].text);
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        names
     }
 
     /// Whether `NAME x = {…}`, `NAME x{…}` or `NAME{…}` stands somewhere.
@@ -430,6 +541,9 @@ impl<'a> Rewriter<'a> {
                     "<" => at = closing_angle(tokens, at).unwrap_or(at),
                     "=" if equals.is_none() => equals = Some(at),
                     "{" => {
+                        if !function && equals.is_none() {
+                            return None;
+                        }
                         at = closing(tokens, at);
                         if function {
                             break;

@@ -140,6 +140,17 @@ fn tick(clock: &mut Clock, flags: u32) {
     clock[1] += flags >> 1 & 1;
 }
 
+/// What a thread is about to do.
+#[derive(Clone, Copy)]
+pub struct Access {
+    pub at: usize,
+    pub size: usize,
+    /// Bits of [`super::ir`].
+    pub kind: u32,
+    /// Of the source, 0 if unknown.
+    pub line: u32,
+}
+
 /// All that the checks remember.
 pub struct Checks {
     regions: Vec<Region>,
@@ -234,7 +245,8 @@ impl Checks {
 
     /// Checks an access before it is made, by the thread with this index in the threadgroup. `Err` continues a sentence
     /// that starts with the thread.
-    pub fn access(&mut self, thread: usize, at: usize, size: usize, kind: u32, line: u32) -> Result<(), String> {
+    pub fn access(&mut self, thread: usize, access: Access) -> Result<(), String> {
+        let Access { at, size, kind, line } = access;
         if size == 0 {
             return Ok(());
         }
@@ -243,18 +255,18 @@ impl Checks {
         if !self.regions.get(self.recent).is_some_and(inside) {
             match self.regions.iter().position(inside) {
                 Some(found) => self.recent = found,
-                None => return Err(self.outside(at, size, kind, line)),
+                None => return Err(self.outside(access)),
             }
         }
         let region = &self.regions[self.recent];
         if kind & WRITE != 0 && !region.writable {
-            let what = self.describe(self.recent, at, size, kind, line);
+            let what = self.describe(self.recent, access);
             return Err(format!("{what}, which kernels must not write to"));
         }
         let Some(shadow) = self.shadow_of[self.recent] else { return Ok(()) };
         let (offset, local) = (at - region.start, region.space == 3);
         if local {
-            self.value(shadow, offset, at, size, kind, line)?;
+            self.value(shadow, offset, access)?;
         }
         let word = if local { THREADGROUP_WORD } else { DEVICE_WORD };
         // Each threadgroup has threadgroup memory of its own.
@@ -278,11 +290,11 @@ impl Checks {
             let word = unsafe { &mut *words.add(index) };
             let clash = |record: Record| record.concurrent(now, first) && record.clashes(now);
             if clash(word.write) {
-                return Err(self.race(word.write, "wrote", now, at, size, kind, line));
+                return Err(self.race(word.write, "wrote", now, access));
             }
             if kind & WRITE != 0 {
                 if clash(word.read) {
-                    return Err(self.race(word.read, "read", now, at, size, kind, line));
+                    return Err(self.race(word.read, "read", now, access));
                 }
                 // Where the two are concurrent they wrote different bytes, or are atomic: the last is remembered.
                 word.write = match word.write.concurrent(now, first) {
@@ -297,21 +309,14 @@ impl Checks {
     }
 
     /// Notes that threadgroup memory has a value, or finds that it has none.
-    fn value(
-        &mut self,
-        shadow: usize,
-        offset: usize,
-        at: usize,
-        size: usize,
-        kind: u32,
-        line: u32,
-    ) -> Result<(), String> {
+    fn value(&mut self, shadow: usize, offset: usize, access: Access) -> Result<(), String> {
+        let Access { size, kind, .. } = access;
         let values = &mut self.shadows[shadow].values[offset..offset + size];
         let missing = values.iter().filter(|&&value| value != self.group).count();
         let reads = kind & WRITE == 0 || kind & UPDATE != 0;
         // A copied structure may have padding that no one writes.
         if reads && (missing == size || (missing > 0 && kind & COPY == 0)) {
-            let what = self.describe(self.recent, at, size, kind, line);
+            let what = self.describe(self.recent, access);
             return Err(format!("{what}, to which no thread of this threadgroup has written yet"));
         }
         if kind & WRITE != 0 {
@@ -321,7 +326,8 @@ impl Checks {
     }
 
     /// `reads 4 bytes at offset 128 of buffer 0 `x` (line 7)`.
-    fn describe(&self, region: usize, at: usize, size: usize, kind: u32, line: u32) -> String {
+    fn describe(&self, region: usize, access: Access) -> String {
+        let Access { at, size, kind, line } = access;
         let verb = match kind & (WRITE | UPDATE) {
             0 => "reads",
             WRITE => "writes",
@@ -333,7 +339,8 @@ impl Checks {
     }
 
     #[cold]
-    fn outside(&self, at: usize, size: usize, kind: u32, line: u32) -> String {
+    fn outside(&self, access: Access) -> String {
+        let Access { at, size, kind, line } = access;
         // The nearest region of the same sort is the one that was meant.
         let local = kind >> SPACE == 3;
         let near = |region: &Region| {
@@ -343,15 +350,15 @@ impl Checks {
         match candidates.min_by_key(|&index| near(&self.regions[index])) {
             Some(index) => {
                 let length = self.regions[index].size;
-                format!("{}, which has {length} bytes", self.describe(index, at, size, kind, line))
+                format!("{}, which has {length} bytes", self.describe(index, access))
             }
             None => format!("accesses {size} bytes at {at:#x}{}, but nothing is bound", at_line(line)),
         }
     }
 
     #[cold]
-    fn race(&self, other: Record, did: &str, now: Record, at: usize, size: usize, kind: u32, line: u32) -> String {
-        let what = self.describe(self.recent, at, size, kind, line);
+    fn race(&self, other: Record, did: &str, now: Record, access: Access) -> String {
+        let what = self.describe(self.recent, access);
         let there = at_line(u32::from(other.line));
         let dispatch = |group: u32| self.dispatches.partition_point(|&(first, _)| first <= group) - 1;
         let (theirs, ours) = (dispatch(other.group), dispatch(now.group));
@@ -372,7 +379,7 @@ impl Checks {
         if other.spread() == MANY_THREADGROUPS {
             return format!("{what}, which several threadgroups {did}{there}: they run in any order");
         }
-        let flag = if kind >> SPACE == 3 { "mem_threadgroup" } else { "mem_device" };
+        let flag = if access.kind >> SPACE == 3 { "mem_threadgroup" } else { "mem_device" };
         let others = if other.spread() == ONE_THREAD { "" } else { " and others" };
         format!(
             "(thread {} of its threadgroup) {what}, which thread {thread}{others} {did}{there}: there is no barrier \

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-use super::check::Checks;
+use super::check::{Access, Checks};
 use super::fiber::{Context, Stacks, switch};
 
 /// Lanes in a SIMD-group.
@@ -468,7 +468,8 @@ extern "C" fn exchange(mine: *const u8, all: *mut u8, bytes: u32, site: usize) -
 pub extern "C" fn hook_access(address: *const u8, size: u64, kind: u32, line: u32) {
     let group = current();
     let Some(checks) = &group.checks else { return };
-    let verdict = checks.borrow_mut().access(group.running(), address as usize, size as usize, kind, line);
+    let access = Access { at: address as usize, size: size as usize, kind, line };
+    let verdict = checks.borrow_mut().access(group.running(), access);
     if let Err(fault) = verdict {
         let thread = &group.threads[group.running()];
         group.fail(format!("thread {:?} of the grid {fault}", thread.position_in_grid));
@@ -478,4 +479,9 @@ pub extern "C" fn hook_access(address: *const u8, size: u64, kind: u32, line: u3
 /// `void msl_line(uint line)`: instrumented code, before a barrier or an exchange.
 pub extern "C" fn hook_line(line: u32) {
     current().line.set(line);
+}
+
+/// `uint msl_lane()`: the running thread's index in its SIMD-group, for functions that are not given `msl_thread`.
+pub extern "C" fn hook_lane() -> u32 {
+    (current().running() % LANES) as u32
 }

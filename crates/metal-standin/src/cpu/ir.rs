@@ -27,7 +27,7 @@ pub const UPDATE: u32 = 8;
 pub const SPACE: u32 = 4;
 
 /// Functions that kernels may call without being given them; the executor supplies their addresses in this order.
-pub const HOOKS: [&str; 4] = ["msl_barrier", "msl_simd_exchange", "msl_access", "msl_line"];
+pub const HOOKS: [&str; 5] = ["msl_barrier", "msl_simd_exchange", "msl_access", "msl_line", "msl_lane"];
 
 /// Rewrites the IR of one kernel; with `checked`, instruments it. `entry` is the symbol of its entry point.
 pub fn rewrite(text: &str, entry: &str, checked: bool) -> Result<String, String> {
@@ -39,7 +39,7 @@ pub fn rewrite(text: &str, entry: &str, checked: bool) -> Result<String, String>
     let mut arrays = Vec::new();
     let mut waits = false;
     for line in text.lines() {
-        if line.starts_with("declare") && (line.contains("@msl_barrier(") || line.contains("@msl_simd_exchange(")) {
+        if line.starts_with("declare") && HOOKS.iter().any(|hook| line.contains(&format!("@{hook}("))) {
             waits = true;
             continue;
         }
@@ -78,7 +78,7 @@ struct Array {
 impl Array {
     /// `@name = internal addrspace(3) global [32 x float] zeroinitializer, align 16`.
     fn parse(line: &str) -> Option<Array> {
-        let (name, rest) = line.split_once(" = ")?;
+        let (name, rest) = line.split_once(" = ").filter(|(_, rest)| !rest.starts_with("external "))?;
         let (_, rest) = rest.split_once("addrspace(")?;
         let (space, rest) = rest.split_once(") ")?;
         let rest = ["externally_initialized ", "global ", "constant "]
@@ -129,6 +129,8 @@ fn write_tables(out: &mut String, arrays: &[Array], checked: bool) {
     hook(0, "void", "msl_barrier", "i32 %scope, i32 %flags", "", "i32 %scope, i32 %flags");
     let arguments = "ptr %mine, ptr %all, i32 %bytes";
     hook(1, "i32", "msl_simd_exchange", arguments, "", arguments);
+    // The compiler replaces this one when it has inlined all of the kernel.
+    hook(4, "i32", "msl_lane", "", "", "");
     if checked {
         for space in 1..=3 {
             let pointer = format!("ptr addrspace({space}) %p, i64 %size, i32 %kind, i32 %line");

@@ -1,23 +1,16 @@
 //! From a kernel's IR to machine code in this process: the pass of [`super::ir`], clang, `dlopen`.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs};
 
-use super::group::{Entry, hook_access, hook_barrier, hook_exchange, hook_line};
+use super::group::{Entry, hook_access, hook_barrier, hook_exchange, hook_lane, hook_line};
 use super::ir;
 use crate::compiler::Kernel;
-
-unsafe extern "C" {
-    fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
-    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
-    fn dlclose(library: *mut c_void) -> c_int;
-    fn dlerror() -> *const c_char;
-}
-const RTLD_NOW: c_int = 2;
+use crate::dl::Library;
 
 /// What a kernel's thread may need beside its own frames: hooks, the C library's functions, a signal's frame.
 const RESERVE: usize = 32 << 10;
@@ -36,7 +29,7 @@ pub struct Static {
 
 /// A kernel's machine code.
 pub struct Loaded {
-    handle: *mut c_void,
+    _library: Library,
     pub entry: Entry,
     /// Whether its threads can wait for each other and so need fibers.
     pub waits: bool,
@@ -45,22 +38,11 @@ pub struct Loaded {
     pub statics: Vec<Static>,
 }
 
-// SAFETY: a library's handle and addresses belong to the process.
-unsafe impl Send for Loaded {}
-// SAFETY: as above.
-unsafe impl Sync for Loaded {}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        // SAFETY: opened by `load`; dispatches hold their pipeline, so no kernel is running.
-        unsafe { dlclose(self.handle) };
-    }
-}
-
 /// Compiles (or finds in the cache) and loads.
 pub fn load(kernel: &Kernel, checked: bool) -> Result<Loaded, String> {
     let name = &kernel.name;
-    let source = kernel.code.as_ref();
+    let unoptimized = kernel.code.with_extension("unoptimized.ll");
+    let source = if checked && unoptimized.exists() { &unoptimized } else { kernel.code.as_ref() };
     let text = fs::read_to_string(source).map_err(|why| format!("kernel `{name}`: {}: {why}", source.display()))?;
     let library = compile(source, &text, &kernel.entry, checked).map_err(|why| format!("kernel `{name}`: {why}"))?;
     let frames = frames(&library.with_extension("su")).map_err(|why| format!("kernel `{name}`: {why}"))?;
@@ -152,41 +134,30 @@ struct Row {
     name: *const c_char,
 }
 
-fn open(library: &Path, entry: &str, stack: usize) -> Result<Loaded, String> {
-    let path = CString::new(library.as_os_str().as_encoded_bytes()).map_err(|why| why.to_string())?;
-    // SAFETY: a C string; the library has no constructors.
-    let handle = unsafe { dlopen(path.as_ptr(), RTLD_NOW) };
-    if handle.is_null() {
-        // SAFETY: after a failure dlerror gives a C string.
-        return Err(unsafe { CStr::from_ptr(dlerror()) }.to_string_lossy().into_owned());
-    }
-    let symbol = |name: &str| {
-        let c_name = CString::new(name).map_err(|why| why.to_string())?;
-        // SAFETY: an open library and a C string.
-        let address = unsafe { dlsym(handle, c_name.as_ptr()) };
-        if address.is_null() { Err(format!("{} has no symbol `{name}`", library.display())) } else { Ok(address) }
-    };
-    let mut loaded = Loaded {
-        handle,
-        // SAFETY: the compiler's entry points have this type.
-        entry: unsafe { std::mem::transmute::<*mut c_void, Entry>(symbol(entry)?) },
-        waits: false,
-        stack,
-        statics: Vec::new(),
-    };
-    let hooks: [*const (); ir::HOOKS.len()] =
-        [hook_barrier as *const (), hook_exchange as *const (), hook_access as *const (), hook_line as *const ()];
+fn open(path: &Path, entry: &str, stack: usize) -> Result<Loaded, String> {
+    let library = Library::open(path)?;
+    let symbol = |name: &str| library.symbol(name).map_err(|why| format!("{}: {why}", path.display()));
+    // SAFETY: the compiler's entry points have this type.
+    let entry = unsafe { std::mem::transmute::<*mut c_void, Entry>(symbol(entry)?) };
+    let mut statics = Vec::new();
+    let hooks: [*const (); ir::HOOKS.len()] = [
+        hook_barrier as *const (),
+        hook_exchange as *const (),
+        hook_access as *const (),
+        hook_line as *const (),
+        hook_lane as *const (),
+    ];
     // SAFETY: `msl_hooks` and `msl_arrays` were written by our pass: as many pointers, and rows up to one of zeros.
-    unsafe {
+    let waits = unsafe {
         symbol("msl_hooks")?.cast::<[*const (); ir::HOOKS.len()]>().write(hooks);
-        loaded.waits = symbol("msl_waits")?.cast::<u8>().read() != 0;
         let mut row = symbol("msl_arrays")?.cast::<Row>();
         while (*row).address != 0 {
             let Row { address, size, space, name } = row.read();
             let name = CStr::from_ptr(name).to_string_lossy().into_owned();
-            loaded.statics.push(Static { address, size, space: space as u32, name });
+            statics.push(Static { address, size, space: space as u32, name });
             row = row.add(1);
         }
-    }
-    Ok(loaded)
+        symbol("msl_waits")?.cast::<u8>().read() != 0
+    };
+    Ok(Loaded { entry, waits, stack, statics, _library: library })
 }

@@ -172,10 +172,10 @@ impl Worker {
         let word = u128::from(POISON);
         self.memory.fill(word | word << 32 | word << 64 | word << 96);
         for variable in loaded.statics.iter().filter(|variable| variable.space == 3) {
-            let words = variable.address as *mut u8;
-            for at in 0..variable.size {
-                // SAFETY: a variable of the loaded library; no kernel runs.
-                unsafe { words.add(at).write(POISON.to_le_bytes()[at % 4]) };
+            // SAFETY: a variable of the loaded library; no kernel runs.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(variable.address as *mut u8, variable.size) };
+            for word in bytes.chunks_mut(4) {
+                word.copy_from_slice(&POISON.to_le_bytes()[..word.len()]);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Metal's classes, as far as a compute engine uses them.
 //!
-//! Reading order: [`foundation`] (strings, errors, …), `device`, `buffer`, `library` (source, functions, pipelines),
+//! Reading order: `foundation` (strings, errors, …), `device`, `buffer`, `library` (source, functions, pipelines),
 //! `queue` (command buffers: order, waiting), `encoder` (bindings, dispatches and the rules for them), `blit`; then the
 //! small ones: `capture`, `residency`, `event`.
 //!

@@ -1,6 +1,6 @@
 //! Classes, selectors and the tables that bind them to code.
 //!
-//! A class is written with [`class!`], which looks like an Objective-C `@implementation`: one entry a method, with its
+//! A class is written with `class!`, which looks like an Objective-C `@implementation`: one entry a method, with its
 //! selector, its arguments and its body. Everything else follows from that: the C function that a message jumps to, and
 //! the type encoding (`v@:@QQ`: answers nothing, takes itself, the selector, an object and two `NSUInteger`s), which
 //! tests compare with Apple's headers.
@@ -115,7 +115,7 @@ impl Class {
     }
 }
 
-/// What [`class!`] writes down.
+/// What `class!` writes down.
 pub(crate) struct Definition {
     pub name: &'static str,
     pub superclass: &'static str,

@@ -3,7 +3,7 @@
 //! It has no signature of its own. A caller casts it to that of the method it wants, puts receiver and selector where a
 //! C function expects its first two arguments, and the method's arguments after them. So `objc_msgSend` must find the
 //! method without touching an argument, wherever the calling convention has put it: it saves every register that may
-//! hold one, calls [`look_up`], restores them, and *jumps* to what was found. Arguments on the stack (`MTLSize` is 24
+//! hold one, calls `look_up`, restores them, and *jumps* to what was found. Arguments on the stack (`MTLSize` is 24
 //! bytes, passed there) stay where they are, and the method returns to the caller. No Rust function can be written that
 //! way, hence `naked`. As at Apple's, a message to nil does nothing and answers zero.
 //!

@@ -137,9 +137,15 @@ impl Kernel {
             max_threads: 1024,
             code: Arc::new(ll.clone()),
         };
-        let pipeline = bench.executor.prepare(kernel);
+        let kernel = Kernel::compiled(bench, kernel, sizes);
         let _ = std::fs::remove_file(ll);
-        Ok(Kernel { pipeline: Arc::new(pipeline?), threadgroup: sizes.to_vec() })
+        kernel
+    }
+
+    /// What the compiler made, with threadgroup arguments of these sizes.
+    pub fn compiled(bench: &Bench, kernel: Compiled, sizes: &[u32]) -> Result<Kernel, String> {
+        let pipeline = Arc::new(bench.executor.prepare(kernel)?);
+        Ok(Kernel { pipeline, threadgroup: sizes.to_vec() })
     }
 
     pub fn dispatch(&self, buffers: &[&Memory], threads: [u32; 3], threads_per_threadgroup: [u32; 3]) -> Dispatch {

@@ -1,0 +1,455 @@
+//! Runs kernels on an NVIDIA GPU, through its driver.
+//!
+//! One stream: dispatches of a command buffer, and command buffers, run one after the other, so barriers cost nothing and
+//! a missing one is not noticed (the CPU executor notices). A command buffer is one copy of everything that `setBytes`
+//! gave, then launches; two events around them measure it. The first wild access of a kernel ends the process's use of the
+//! GPU: the driver answers every later call with the same error.
+
+mod driver;
+mod parameters;
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::compiler::{Kernel, Target};
+use crate::executor::{Allocation, Binding, Command, Dispatch, Executor, Pipeline, Storage, Ticket, Timing};
+use driver::{Driver, Handle};
+use parameters::pack;
+
+/// Threadgroup memory that Metal allows. NVIDIA gives 48 KiB without asking.
+const THREADGROUP_BYTES: u32 = 32 << 10;
+/// Pages of a no-copy buffer go to the device in pieces of this size: copies from memory that is not pinned are staged by
+/// the driver, and reading a mapped file in order lets the system read ahead.
+const CHUNK: usize = 64 << 20;
+
+/// The driver with this process's context and stream.
+struct Gpu {
+    driver: Driver,
+    device: c_int,
+    context: Handle,
+    stream: Handle,
+}
+
+// SAFETY: driver handles may be used from any thread that made the context current; `enter` does.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; the driver locks.
+unsafe impl Sync for Gpu {}
+
+impl Gpu {
+    /// The driver, with the context current in this system thread.
+    fn enter(&self) -> Result<&Driver, String> {
+        // SAFETY: the context is retained until `drop`.
+        unsafe { self.driver.set_current(self.context)? };
+        Ok(&self.driver)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: nothing else holds the stream or the context. A broken context may refuse: nothing to be done then.
+        unsafe {
+            let _ = self.driver.set_current(self.context);
+            let _ = self.driver.destroy_stream(self.stream);
+            let _ = self.driver.release_context(self.device);
+        }
+    }
+}
+
+/// An event, given back when dropped.
+struct Event {
+    gpu: Arc<Gpu>,
+    handle: Handle,
+}
+
+// SAFETY: as for `Gpu`.
+unsafe impl Send for Event {}
+
+impl Event {
+    fn new(gpu: &Arc<Gpu>) -> Result<Event, String> {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: a place for the handle.
+        unsafe { gpu.enter()?.create_event(&mut handle, 0)? };
+        Ok(Event { gpu: gpu.clone(), handle })
+    }
+
+    fn record(&self) -> Result<(), String> {
+        // SAFETY: the event and the stream are alive.
+        unsafe { self.gpu.enter()?.record_event(self.handle, self.gpu.stream) }
+    }
+
+    /// Waits until the stream has come to where this was recorded (at once if it never was).
+    fn wait(&self) -> Result<(), String> {
+        // SAFETY: the event is alive.
+        unsafe { self.gpu.enter()?.wait_for_event(self.handle) }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Ok(driver) = self.gpu.enter() {
+            // SAFETY: made by `new`, destroyed once. A broken context may refuse.
+            let _ = unsafe { driver.destroy_event(self.handle) };
+        }
+    }
+}
+
+/// A place for what `setBytes` gave: pinned on the host, and its copy on the device.
+struct Staging {
+    gpu: Arc<Gpu>,
+    host: *mut c_void,
+    device: u64,
+    capacity: usize,
+}
+
+// SAFETY: owned memory.
+unsafe impl Send for Staging {}
+
+impl Staging {
+    fn new(gpu: &Arc<Gpu>, capacity: usize) -> Result<Staging, String> {
+        let mut staging = Staging { gpu: gpu.clone(), host: std::ptr::null_mut(), device: 0, capacity };
+        let driver = gpu.enter()?;
+        // SAFETY: places for the addresses. If the second fails, `drop` frees the first.
+        unsafe {
+            driver.allocate_host(&mut staging.host, capacity, 0)?;
+            driver.allocate(&mut staging.device, capacity)?;
+        }
+        Ok(staging)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Ok(driver) = self.gpu.enter() {
+            // SAFETY: made by `new`, freed once, when the stream is past their use. Null and 0 are ignored.
+            unsafe {
+                let _ = driver.synchronize_stream(self.gpu.stream);
+                let _ = driver.free_host(self.host);
+                let _ = driver.free(self.device);
+            }
+        }
+    }
+}
+
+/// A module and its kernel.
+struct Loaded {
+    gpu: Arc<Gpu>,
+    module: Handle,
+    function: Handle,
+}
+
+// SAFETY: as for `Gpu`.
+unsafe impl Send for Loaded {}
+// SAFETY: as for `Gpu`.
+unsafe impl Sync for Loaded {}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Ok(driver) = self.gpu.enter() {
+            // SAFETY: loaded once, unloaded once, when no kernel runs (a command buffer may have been dropped unwaited).
+            unsafe {
+                let _ = driver.synchronize_stream(self.gpu.stream);
+                let _ = driver.unload_module(self.module);
+            }
+        }
+    }
+}
+
+/// What is used again from one command buffer to the next.
+#[derive(Default)]
+struct Spare {
+    events: Vec<Event>,
+    staging: Vec<Staging>,
+}
+
+/// A command buffer on its way.
+struct Running {
+    start: Event,
+    end: Event,
+    staging: Option<Staging>,
+    /// Pipelines must outlive their launches.
+    _commands: Vec<Command>,
+}
+
+/// The executor on the first NVIDIA GPU.
+pub struct NvidiaExecutor {
+    gpu: Arc<Gpu>,
+    name: String,
+    clock: Instant,
+    next_id: AtomicU64,
+    /// Pinned allocations by id: their host address, to free them by.
+    pinned: Mutex<HashMap<u64, usize>>,
+    /// Held while a command buffer is launched: they do not mix.
+    spare: Mutex<Spare>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl NvidiaExecutor {
+    /// Opens the driver and the first GPU.
+    pub fn new() -> Result<NvidiaExecutor, String> {
+        let driver = Driver::load()?;
+        let (mut device, mut context, mut stream) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        let (mut name, mut capability) = ([0 as c_char; 256], [0; 2]);
+        // SAFETY: places for the results, the name's with its length.
+        unsafe {
+            driver.init(0)?;
+            driver.device(&mut device, 0)?;
+            driver.device_name(name.as_mut_ptr(), name.len() as c_int, device)?;
+            for (value, attribute) in capability.iter_mut().zip(driver::COMPUTE_CAPABILITY) {
+                driver.device_attribute(value, attribute, device)?;
+            }
+            driver.retain_context(&mut context, device)?;
+            driver.set_current(context)?;
+            driver.create_stream(&mut stream, driver::STREAM_NON_BLOCKING)?;
+        }
+        let name: String = name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8 as char).collect();
+        if capability < [9, 0] {
+            let [major, minor] = capability;
+            return Err(format!("{name} has compute capability {major}.{minor}; kernels are compiled for 9.0"));
+        }
+        Ok(NvidiaExecutor {
+            gpu: Arc::new(Gpu { driver, device, context, stream }),
+            name: format!("Metal stand-in ({name})"),
+            clock: Instant::now(),
+            next_id: AtomicU64::new(1),
+            pinned: Mutex::default(),
+            spare: Mutex::default(),
+        })
+    }
+
+    /// Puts a command buffer on the stream.
+    fn launch_all(&self, commands: Vec<Command>) -> Result<Running, String> {
+        let driver = self.gpu.enter()?;
+        let mut spare = lock(&self.spare);
+        let mut event = || spare.events.pop().map_or_else(|| Event::new(&self.gpu), Ok);
+        let (start, end) = (event()?, event()?);
+        start.record()?;
+
+        // What `setBytes` gave, in one copy: each piece 256-byte aligned, as Metal asks of offsets into constant memory.
+        let dispatches = || {
+            commands.iter().filter_map(|command| match command {
+                Command::Dispatch(dispatch) => Some(dispatch),
+                Command::Barrier => None,
+            })
+        };
+        let pieces = || {
+            dispatches().flat_map(|dispatch| &dispatch.buffers).filter_map(|binding| match binding {
+                Some(Binding::Bytes(bytes)) => Some(bytes),
+                _ => None,
+            })
+        };
+        let total: usize = pieces().map(|bytes| bytes.len().next_multiple_of(256)).sum();
+        let mut staging = None;
+        if total > 0 {
+            let fits = spare.staging.iter().position(|staging| staging.capacity >= total);
+            let place = match fits {
+                Some(index) => spare.staging.swap_remove(index),
+                None => Staging::new(&self.gpu, total.next_power_of_two().max(64 << 10))?,
+            };
+            let mut at = 0;
+            for bytes in pieces() {
+                // SAFETY: `total` is the sum of these, and the place is at least that large; no copy from it is running.
+                unsafe { place.host.cast::<u8>().add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                at += bytes.len().next_multiple_of(256);
+            }
+            // SAFETY: both are at least `total` bytes long, and kept until the stream is past this.
+            unsafe { driver.copy_to_device_behind(place.device, place.host, total, self.gpu.stream)? };
+            staging = Some(place);
+        }
+
+        let mut at = staging.as_ref().map_or(0, |staging| staging.device);
+        for dispatch in dispatches() {
+            let kernel = &dispatch.pipeline.kernel.name;
+            at = self.launch(driver, dispatch, at).map_err(|why| format!("kernel `{kernel}`: {why}"))?;
+        }
+        end.record()?;
+        Ok(Running { start, end, staging, _commands: commands })
+    }
+
+    /// Launches one dispatch, whose `setBytes` start at the device address `at`; returns where the next one's do.
+    fn launch(&self, driver: &Driver, dispatch: &Dispatch, mut at: u64) -> Result<u64, String> {
+        let loaded = dispatch.pipeline.prepared.downcast_ref::<Loaded>().ok_or("a pipeline of another executor")?;
+        let mut addresses = [None; 31];
+        for (address, binding) in addresses.iter_mut().zip(&dispatch.buffers) {
+            *address = match binding {
+                None => None,
+                Some(Binding::Buffer { allocation, offset, .. }) => Some(allocation.device + *offset as u64),
+                Some(Binding::Bytes(bytes)) => {
+                    let here = at;
+                    at += bytes.len().next_multiple_of(256) as u64;
+                    Some(here)
+                }
+            };
+        }
+        let kernel = &dispatch.pipeline.kernel;
+        let address_of = |index: u32| {
+            addresses.get(index as usize).copied().flatten().ok_or_else(|| format!("buffer {index} is not bound"))
+        };
+        let packed = pack(&kernel.arguments, address_of, &dispatch.threadgroup, dispatch.threads)?;
+        let memory = packed.shared.saturating_add(kernel.static_threadgroup_bytes);
+        if memory > THREADGROUP_BYTES {
+            return Err(format!("{memory} bytes of threadgroup memory; {THREADGROUP_BYTES} is the most"));
+        }
+        let shape = dispatch.threads_per_threadgroup;
+        if shape.contains(&0) || shape.iter().map(|&extent| u64::from(extent)).product::<u64>() > 1024 {
+            return Err(format!("a threadgroup of {shape:?} threads"));
+        }
+        let [x, y, z] = std::array::from_fn(|axis| dispatch.threads[axis].div_ceil(shape[axis]));
+        if x == 0 || y == 0 || z == 0 {
+            return Ok(at);
+        }
+        if y > 65_535 || z > 65_535 {
+            return Err(format!("{y} x {z} threadgroups along y and z; 65535 is CUDA's most"));
+        }
+        let mut length = packed.bytes.len();
+        let mut extra = [
+            driver::LAUNCH_BUFFER_POINTER as *mut c_void,
+            packed.bytes.as_ptr().cast_mut().cast(),
+            driver::LAUNCH_BUFFER_SIZE as *mut c_void,
+            (&raw mut length).cast(),
+            std::ptr::null_mut(),
+        ];
+        // SAFETY: the function is loaded and takes these parameters, which the driver copies before it returns.
+        unsafe {
+            driver.launch(
+                loaded.function,
+                x,
+                y,
+                z,
+                shape[0],
+                shape[1],
+                shape[2],
+                packed.shared,
+                self.gpu.stream,
+                std::ptr::null_mut(),
+                extra.as_mut_ptr(),
+            )?;
+        }
+        Ok(at)
+    }
+}
+
+impl Executor for NvidiaExecutor {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn target(&self) -> Target {
+        Target::Nvidia
+    }
+
+    /// Private memory is the device's; shared memory is pinned on the host, and kernels reach it over the bus; pages of the
+    /// program are copied to the device, once, now.
+    fn allocate(&self, length: usize, storage: Storage) -> Result<Allocation, String> {
+        let driver = self.gpu.enter()?;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (bytes, mut host, mut device) = (length.max(1), std::ptr::null_mut(), 0);
+        let no_memory = |why| format!("a buffer of {length} bytes: {why}");
+        // SAFETY: places for the addresses; what is filled or copied has this length; the program promises that its pages
+        // are readable.
+        unsafe {
+            match storage {
+                Storage::Shared => {
+                    driver.allocate_host(&mut host, bytes, driver::HOST_MAPPED).map_err(no_memory)?;
+                    lock(&self.pinned).insert(id, host as usize);
+                    driver.device_pointer(&mut device, host, 0)?;
+                    host.cast::<u8>().write_bytes(0, bytes);
+                }
+                Storage::Private => {
+                    driver.allocate(&mut device, bytes).map_err(no_memory)?;
+                    driver.fill(device, 0, bytes)?;
+                }
+                Storage::NoCopy(pages) => {
+                    host = pages;
+                    driver.allocate(&mut device, bytes).map_err(no_memory)?;
+                    for at in (0..length).step_by(CHUNK) {
+                        driver.copy_to_device(device + at as u64, pages.add(at), CHUNK.min(length - at))?;
+                    }
+                }
+            }
+            // Fills and copies above run on another stream than kernels.
+            driver.synchronize_stream(std::ptr::null_mut())?;
+        }
+        Ok(Allocation { host, device, length, id })
+    }
+
+    fn release(&self, allocation: Allocation) {
+        let Ok(driver) = self.gpu.enter() else { return };
+        let pinned = lock(&self.pinned).remove(&allocation.id);
+        let _ = match pinned {
+            // SAFETY: made by `allocate`, released once, unused. A broken context may refuse.
+            Some(host) => unsafe { driver.free_host(host as *mut c_void) },
+            // SAFETY: as above.
+            None => unsafe { driver.free(allocation.device) },
+        };
+    }
+
+    fn prepare(&self, kernel: Kernel) -> Result<Pipeline, String> {
+        let failed = |why: String| format!("kernel `{}`: {}: {why}", kernel.name, kernel.code.display());
+        let text = std::fs::read(kernel.code.as_ref()).map_err(|why| failed(why.to_string()))?;
+        let text = CString::new(text).map_err(|why| failed(why.to_string()))?;
+        let entry = CString::new(kernel.entry.clone()).map_err(|why| failed(why.to_string()))?;
+        let driver = self.gpu.enter()?;
+        let mut log = vec![0_u8; 16 << 10];
+        let values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut(log.len())];
+        let mut module = std::ptr::null_mut();
+        // SAFETY: PTX that ends in a zero; as many options as values, the log with its length.
+        let loading = unsafe {
+            driver.load_module(&mut module, text.as_ptr(), 2, driver::JIT_ERROR_LOG.as_ptr(), values.as_ptr())
+        };
+        loading.map_err(|why| {
+            let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+            failed(format!("{why}\n{}", String::from_utf8_lossy(&log[..end])))
+        })?;
+        let mut loaded = Loaded { gpu: self.gpu.clone(), module, function: std::ptr::null_mut() };
+        // SAFETY: a module that is loaded, a C string.
+        unsafe { driver.function(&mut loaded.function, module, entry.as_ptr()).map_err(failed)? };
+        Ok(Pipeline { kernel, prepared: Box::new(loaded) })
+    }
+
+    fn submit(&self, commands: Vec<Command>) -> Ticket {
+        Ticket(Box::new(self.launch_all(commands)))
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<Timing, String> {
+        let running = ticket.0.downcast::<Result<Running, String>>();
+        let running = (*running.map_err(|_| "a ticket of another executor".to_string())?)?;
+        running.end.wait()?;
+        let end = self.clock.elapsed().as_secs_f64();
+        let mut milliseconds = 0.0;
+        // SAFETY: both events are recorded and passed.
+        unsafe { self.gpu.enter()?.elapsed(&mut milliseconds, running.start.handle, running.end.handle)? };
+        let mut spare = lock(&self.spare);
+        spare.staging.extend(running.staging);
+        spare.events.extend([running.start, running.end]);
+        Ok(Timing { start: end - f64::from(milliseconds) / 1e3, end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_is_named_where_there_is_none() {
+        match NvidiaExecutor::new() {
+            Ok(executor) => assert!(executor.name().starts_with("Metal stand-in (")),
+            Err(why) => {
+                assert!(why.contains("libcuda.so.1") || why.contains("cu") || why.contains("capability"), "{why}")
+            }
+        }
+    }
+
+    #[test]
+    fn functions_with_a_second_version_are_asked_for_by_it() {
+        // cuda.h maps these names to `_v2`; the plain symbol takes 32-bit sizes or other arguments.
+        for name in ["cuMemAlloc", "cuMemFree", "cuMemcpyHtoD", "cuMemcpyHtoDAsync", "cuMemsetD8", "cuEventDestroy"] {
+            assert!(!Driver::SYMBOLS.contains(&name) && Driver::SYMBOLS.contains(&&*format!("{name}_v2")), "{name}");
+        }
+    }
+}

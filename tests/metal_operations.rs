@@ -1,0 +1,339 @@
+//! Every operation of the Metal backend against the reference, plain kernels and fused ones, on both sides of every block
+//! edge, with outputs poisoned beforehand. On Linux the stand-in runs them, with bounds, races and barriers checked.
+
+#![cfg(any(target_os = "macos", feature = "metal-standin"))]
+
+use failed_star::backend::compare::Record;
+use failed_star::backend::metal::Metal;
+use failed_star::backend::reference::Reference;
+use failed_star::backend::{Backend, CachePosition, Heads};
+use failed_star::model::kv_cache::{KvDType, KvLayout};
+use failed_star::session::verify::{Rounding, contract};
+use failed_star::weights::{DType, SharedBytes, Tensor};
+use half::{bf16, f16};
+
+/// SIMD-groups (32), their four to eight in a threadgroup (128, 256) and threadgroups all have an edge among these.
+const SIZES: [usize; 9] = [1, 31, 32, 33, 127, 128, 129, 255, 257];
+const ROWS: [usize; 6] = [1, 2, 7, 8, 9, 33];
+
+/// Numbers between -1 and 1 that are the same everywhere (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+
+    fn tensor(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
+        let values = self.values(shape.iter().product());
+        let mut bytes = vec![0; dtype.bytes(values.len()).expect("whole blocks")];
+        match dtype {
+            // `narrow` would search for good blocks, which takes long: any bytes are valid codes, and the f16 scales among
+            // them are made numbers of the size that they have in a model.
+            dtype if dtype.is_quantized() => {
+                bytes.iter_mut().for_each(|byte| *byte = (self.next() * 128.0) as i8 as u8);
+                let scales: &[usize] = match dtype {
+                    DType::Q8_0 | DType::Q4_0 => &[0],
+                    DType::Q4K | DType::Q5K => &[0, 2],
+                    _ => &[208],
+                };
+                for block in bytes.chunks_exact_mut(dtype.layout().block_bytes) {
+                    for &at in scales {
+                        block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.next()).to_le_bytes());
+                    }
+                }
+            }
+            DType::F32 => bytes.copy_from_slice(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()),
+            DType::F16 => {
+                bytes.copy_from_slice(&values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect::<Vec<_>>());
+            }
+            _ => {
+                bytes.copy_from_slice(&values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect::<Vec<_>>())
+            }
+        }
+        let data = SharedBytes::from_vec(bytes).aligned();
+        Tensor { name: "test".into(), dtype, shape: shape.to_vec(), data, file: "test".into(), offset: 0 }
+    }
+}
+
+/// Fused and plain.
+fn backends() -> [(&'static str, Metal); 2] {
+    [("fused", Metal::new(false).expect("a device")), ("plain", Metal::new(true).expect("a device"))]
+}
+
+/// A backend's buffer with these values in front and a guard behind them.
+fn buffer<B: Backend>(backend: &B, values: &[f32]) -> B::Buffer {
+    let mut buffer = backend.buffer(values.len() + 1);
+    backend.write(&mut buffer, &[values, &[f32::NAN]].concat());
+    buffer
+}
+
+/// The values of a buffer made by [`buffer`], whose guard must be as it was.
+fn values<B: Backend>(backend: &B, buffer: &B::Buffer, len: usize) -> Vec<f32> {
+    let mut values = backend.read(buffer, len + 1).expect("the device runs it");
+    assert!(values.pop().unwrap().is_nan(), "wrote behind its output");
+    values
+}
+
+/// Runs the same program on a backend and on the reference, and compares what they return.
+macro_rules! check {
+    ($what:expr, $name:literal, |$b:ident| $body:expr) => {{
+        let expected: Vec<f32> = {
+            let $b = &Reference;
+            $body
+        };
+        for (kind, metal) in &backends() {
+            let $b = metal;
+            let found: Vec<f32> = $body;
+            let record = Record::new($name, None, &expected, &found);
+            let what = format!("{} {} {kind}", $name, $what);
+            assert_eq!(expected.len(), found.len(), "{what}");
+            assert!(found.iter().all(|v| v.is_finite()), "{what}: left a value unwritten");
+            assert!(record.nmse <= contract($name, Rounding::None), "{what}: {record:?}");
+        }
+    }};
+}
+
+#[test]
+fn linear() {
+    let mut random = Random(1);
+    for row in DType::TABLE {
+        for (i, &rows) in ROWS.iter().enumerate() {
+            let columns = if row.block == 1 { SIZES[(i * 4 + 1) % SIZES.len()] } else { row.block * (1 + 2 * (i % 2)) };
+            let features = SIZES[(i * 5 + 3) % SIZES.len()];
+            let tensor = random.tensor(row.dtype, &[features, columns]);
+            let x = random.values(rows * columns);
+            let residual = random.values(rows * features);
+            let what = format!("{rows}x{columns}->{features} {}", row.name);
+            let nan = vec![f32::NAN; rows * features];
+            check!(what, "linear", |b| {
+                let (weight, x, mut out) = (b.load(&tensor).unwrap(), buffer(b, &x), buffer(b, &nan));
+                b.linear(&mut out, &x, &weight, rows);
+                values(b, &out, nan.len())
+            });
+            check!(what, "linear_add", |b| {
+                let (weight, y, mut out) = (b.load(&tensor).unwrap(), buffer(b, &x), buffer(b, &residual));
+                b.linear_add(&mut out, &mut buffer(b, &nan), &y, &weight, rows, features);
+                values(b, &out, nan.len())
+            });
+            let up_tensor = random.tensor(row.dtype, &[features, columns]);
+            check!(what, "linear_swiglu", |b| {
+                let (x, mut gate, mut up) = (buffer(b, &x), buffer(b, &nan), buffer(b, &nan));
+                let weights = [b.load(&tensor).unwrap(), b.load(&up_tensor).unwrap()];
+                b.linear_swiglu(&mut gate, &mut up, &x, [&weights[0], &weights[1]], rows, features);
+                values(b, &gate, nan.len())
+            });
+            let k_tensor = random.tensor(row.dtype, &[33, columns]);
+            let v_tensor = random.tensor(DType::F16, &[17, columns]);
+            check!(what, "linear_qkv", |b| {
+                let x = buffer(b, &x);
+                let weights = [&tensor, &k_tensor, &v_tensor].map(|tensor| b.load(tensor).unwrap());
+                let [mut q, mut k, mut v] = [features, 33, 17].map(|n| buffer(b, &vec![f32::NAN; rows * n]));
+                b.linear_qkv([&mut q, &mut k, &mut v], &x, [&weights[0], &weights[1], &weights[2]], rows);
+                let parts = [(q, features), (k, 33), (v, 17)];
+                parts.iter().flat_map(|(out, n)| values(b, out, rows * n)).collect()
+            });
+            check!(what, "embed", |b| {
+                let (table, mut out) = (b.load(&tensor).unwrap(), buffer(b, &vec![f32::NAN; 3 * columns]));
+                b.embed(&mut out, &table, &[features as u32 - 1, 0, features as u32 / 2]);
+                values(b, &out, 3 * columns)
+            });
+        }
+    }
+}
+
+/// Ids are given to the kernel 1,024 at a time.
+#[test]
+fn embedding_of_a_long_prompt() {
+    let mut random = Random(5);
+    let tensor = random.tensor(DType::BF16, &[50, 7]);
+    let ids: Vec<u32> = (0..2500).map(|i| i * 7 % 50).collect();
+    check!("2500 ids", "embed", |b| {
+        let (table, mut out) = (b.load(&tensor).unwrap(), buffer(b, &vec![f32::NAN; 2500 * 7]));
+        b.embed(&mut out, &table, &ids);
+        values(b, &out, 2500 * 7)
+    });
+}
+
+#[test]
+fn rows() {
+    let mut random = Random(2);
+    for n in SIZES {
+        for rows in [1, 2, 9] {
+            let what = format!("{rows}x{n}");
+            let tensor = random.tensor(DType::BF16, &[n]);
+            let (x, y, nan) = (random.values(rows * n), random.values(rows * n), vec![f32::NAN; rows * n]);
+            // Far beyond where exp overflows, and close to where silu is nearly zero.
+            let wide: Vec<f32> = x.iter().map(|v| v * v * v * 200.0).collect();
+            check!(what, "rms_norm", |b| {
+                let (weight, x, mut out) = (b.load(&tensor).unwrap(), buffer(b, &x), buffer(b, &nan));
+                b.rms_norm(&mut out, &x, &weight, 1e-6, rows);
+                values(b, &out, rows * n)
+            });
+            check!(what, "head_norm", |b| {
+                let (weight, mut x) = (b.load(&tensor).unwrap(), buffer(b, &x));
+                b.head_norm(&mut x, &weight, 1e-6, rows);
+                values(b, &x, rows * n)
+            });
+            check!(what, "add_bias", |b| {
+                let (bias, mut x) = (b.load(&tensor).unwrap(), buffer(b, &x));
+                b.add_bias(&mut x, &bias, rows);
+                values(b, &x, rows * n)
+            });
+            check!(what, "add", |b| {
+                let (mut x, y) = (buffer(b, &x), buffer(b, &y));
+                b.add(&mut x, &y, rows * n);
+                values(b, &x, rows * n)
+            });
+            check!(what, "swiglu", |b| {
+                let (mut gate, up) = (buffer(b, &wide), buffer(b, &y));
+                b.swiglu(&mut gate, &up, rows * n);
+                values(b, &gate, rows * n)
+            });
+            check!(what, "copy_rows", |b| {
+                let (x, mut out) = (buffer(b, &x), buffer(b, &vec![f32::NAN; n]));
+                b.copy_rows(&mut out, &x, rows - 1, 1, n);
+                values(b, &out, n)
+            });
+        }
+    }
+}
+
+#[test]
+fn heads() {
+    let mut random = Random(3);
+    for head_dim in [2, 6, 32, 64, 80, 128, 256] {
+        for (dtype, (start, tokens)) in [KvDType::F16, KvDType::F32, KvDType::Q8]
+            .into_iter()
+            .flat_map(|d| [(0, 1), (0, 9), (61, 5)].map(|at| (d, at)))
+        {
+            let shape = Heads { heads: 4, kv_heads: 2, head_dim };
+            let layout = KvLayout { layers: 2, kv_heads: 2, head_dim, dtype };
+            let at = CachePosition { layer: 1, start, tokens };
+            let norms = [random.tensor(DType::BF16, &[head_dim]), random.tensor(DType::BF16, &[head_dim])];
+            let cos_sin = random.values(tokens * head_dim);
+            let [q, k, v] = [4, 2, 2].map(|heads| random.values(tokens * heads * head_dim));
+            let [before_k, before_v] = [2, 2].map(|heads| random.values(start * heads * head_dim));
+            let what = format!("{head_dim} wide, {start}+{tokens}, {dtype:?}");
+            check!(what, "rope", |b| {
+                let (mut x, cos_sin) = (buffer(b, &q), buffer(b, &cos_sin));
+                b.rope(&mut x, &cos_sin, tokens, 4, head_dim);
+                values(b, &x, q.len())
+            });
+            // The cache grows between the two stores; what it holds is seen by attention. Rounding to the cache's type can
+            // differ where norm and rotation differ in the last bit, so the second store is of plain values.
+            check!(what, "attention", |b| {
+                let mut cache = b.kv_cache(layout);
+                if start > 0 {
+                    b.reserve_kv(&mut cache, start);
+                    let (k, v) = (buffer(b, &before_k), buffer(b, &before_v));
+                    b.store_kv(&mut cache, &k, &v, CachePosition { layer: 1, start: 0, tokens: start });
+                }
+                b.reserve_kv(&mut cache, start + tokens);
+                b.store_kv(&mut cache, &buffer(b, &k), &buffer(b, &v), at);
+                let mut out = buffer(b, &vec![f32::NAN; q.len()]);
+                b.attention(&mut out, &buffer(b, &q), &cache, shape, at);
+                values(b, &out, q.len())
+            });
+            check!(what, "norm_rope_store", |b| {
+                let mut cache = b.kv_cache(layout);
+                b.reserve_kv(&mut cache, start + tokens);
+                let [mut q, mut k, mut v] = [&q, &k, &v].map(|x| buffer(b, x));
+                let norms = [b.load(&norms[0]).unwrap(), b.load(&norms[1]).unwrap()];
+                let cos_sin = buffer(b, &cos_sin);
+                b.norm_rope_store(
+                    [&mut q, &mut k, &mut v],
+                    [&norms[0], &norms[1]],
+                    1e-6,
+                    &cos_sin,
+                    &mut cache,
+                    shape,
+                    at,
+                );
+                values(b, &q, tokens * 4 * head_dim)
+            });
+            if dtype == KvDType::F32 && start == 0 {
+                check!(what, "attention", |b| {
+                    let mut cache = b.kv_cache(layout);
+                    b.reserve_kv(&mut cache, tokens);
+                    let [mut q, mut k, mut v] = [&q, &k, &v].map(|x| buffer(b, x));
+                    let weights = [b.load(&norms[0]).unwrap(), b.load(&norms[1]).unwrap()];
+                    let cos_sin = buffer(b, &cos_sin);
+                    let qkv = [&mut q, &mut k, &mut v];
+                    b.norm_rope_store(qkv, [&weights[0], &weights[1]], 1e-6, &cos_sin, &mut cache, shape, at);
+                    let mut out = buffer(b, &vec![f32::NAN; tokens * 4 * head_dim]);
+                    b.attention(&mut out, &q, &cache, shape, at);
+                    values(b, &out, tokens * 4 * head_dim)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_of_many() {
+    let mut random = Random(4);
+    let metal = Metal::new(false).unwrap();
+    let found = |x: &[f32]| metal.argmax(&buffer(&metal, x), x.len()).unwrap();
+    for len in [1, 2, 255, 256, 257, 4095, 4096, 4097, 20_000] {
+        let mut x = random.values(len);
+        let expected = Reference.argmax(&x, len).unwrap();
+        assert_eq!(found(&x), expected, "{len}");
+        // Of equal ones, the first; also where they stand in different blocks.
+        x[len - 1] = 2.0;
+        x[len / 2] = 2.0;
+        assert_eq!(found(&x), ((len / 2) as u32, 2.0), "{len}");
+        x[len / 3] = f32::INFINITY;
+        assert_eq!(found(&x), ((len / 3) as u32, f32::INFINITY), "{len}");
+        x[len - 1] = f32::NAN;
+        let (at, value) = found(&x);
+        assert!(at as usize == len - 1 && value.is_nan(), "{len}: {at} {value}");
+    }
+    assert_eq!(found(&[-3.0, -1.0, -2.0]), (1, -1.0));
+    assert_eq!(found(&[-0.0, 0.0]).0, 0);
+    assert_eq!(found(&[f32::NEG_INFINITY; 5000]), (0, f32::NEG_INFINITY));
+}
+
+/// Norms and activations of NaN stay NaN: a kernel compiled for speed alone would hide them.
+#[test]
+fn not_a_number_is_not_hidden() {
+    let metal = Metal::new(false).unwrap();
+    let mut gate = buffer(&metal, &[f32::NAN; 33]);
+    metal.swiglu(&mut gate, &buffer(&metal, &[1.0; 33]), 33);
+    assert!(metal.read(&gate, 33).unwrap().iter().all(|v| v.is_nan()));
+    let layout = KvLayout { layers: 1, kv_heads: 1, head_dim: 8, dtype: KvDType::F32 };
+    let mut cache = metal.kv_cache(layout);
+    metal.reserve_kv(&mut cache, 3);
+    let at = CachePosition { layer: 0, start: 0, tokens: 3 };
+    let mut k = vec![0.5; 24];
+    k[12] = f32::NAN;
+    metal.store_kv(&mut cache, &buffer(&metal, &k), &buffer(&metal, &[1.0; 24]), at);
+    let mut out = metal.buffer(24);
+    let heads = Heads { heads: 1, kv_heads: 1, head_dim: 8 };
+    metal.attention(&mut out, &buffer(&metal, &[1.0; 24]), &cache, heads, at);
+    let out = metal.read(&out, 24).unwrap();
+    assert!(out[..8].iter().all(|v| v.is_finite()), "position 0 does not see position 1");
+    assert!(out[8..].iter().all(|v| v.is_nan()), "{out:?}");
+}
+
+/// What the device refuses is an error of the next result, and the backend works on after it.
+#[test]
+fn a_failure_is_an_error_and_not_the_end() {
+    let metal = Metal::new(false).unwrap();
+    let too_long = metal.buffer(1 << 60);
+    let error = metal.read(&too_long, 1).expect_err("no device has so much memory").to_string();
+    assert!(error.contains("a buffer of"), "{error}");
+    let mut x = buffer(&metal, &[1.0, 2.0]);
+    metal.add(&mut x, &buffer(&metal, &[3.0, 4.0]), 2);
+    assert_eq!(metal.read(&x, 2).unwrap(), [4.0, 6.0]);
+    let error = metal.admit(u64::MAX).expect_err("no device has so much memory").to_string();
+    assert!(error.contains("quantize"), "{error}");
+}
