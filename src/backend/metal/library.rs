@@ -27,6 +27,7 @@ macro_rules! sources {
 const SOURCES: &[Source] = sources! {
     "formats.h" LANGUAGE_2_4;
     "kv_cache.h" LANGUAGE_2_4;
+    "packed.h" LANGUAGE_2_4;
     "add.metal" LANGUAGE_2_4;
     "argmax.metal" LANGUAGE_2_4;
     "attention.metal" LANGUAGE_2_4;
@@ -35,6 +36,9 @@ const SOURCES: &[Source] = sources! {
     "copy_rows.metal" LANGUAGE_2_4;
     "embed.metal" LANGUAGE_2_4;
     "linear.metal" LANGUAGE_2_4;
+    "linear_row.metal" LANGUAGE_2_4;
+    "linear_rows.metal" LANGUAGE_2_4;
+    "linear_tiles.metal" LANGUAGE_2_4;
     "norm_rope_store.metal" LANGUAGE_2_4;
     "rms_norm.metal" LANGUAGE_2_4;
     "rope.metal" LANGUAGE_2_4;

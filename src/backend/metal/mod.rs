@@ -13,6 +13,7 @@ mod kv;
 mod library;
 mod linear;
 pub mod objc;
+mod pack;
 mod stream;
 mod weight;
 
@@ -271,7 +272,7 @@ impl Backend for Metal {
     }
 
     fn load(&self, tensor: &Tensor) -> Result<MetalWeight, BackendError> {
-        MetalWeight::new(&self.device, tensor).map_err(error)
+        MetalWeight::new(&self.device, tensor, self.plain).map_err(error)
     }
 
     fn buffer(&self, len: usize) -> MetalBuffer {
@@ -371,8 +372,12 @@ impl Backend for Metal {
         let most = objc::MAX_BYTES / size_of::<u32>();
         for (first, ids) in (0..).step_by(most).zip(ids.chunks(most)) {
             let shape = EmbedShape { columns: table.columns as u32, row_bytes: table.row_bytes() as u32, first };
+            let kernel = match table.is_sorted() {
+                true => linear::by_dtype!("embed.metal", "embed_packed", table.dtype),
+                false => linear::by_dtype!("embed.metal", "embed", table.dtype),
+            };
             self.encode(
-                &linear::by_dtype!("embed.metal", "embed", table.dtype),
+                &kernel,
                 &[Arg::Bytes(bytes_of(&shape)), Arg::Bytes(cast_slice(ids)), table.arg(), Arg::Out(out)],
                 Grid::groups(table.columns.div_ceil(256), ids.len(), 256),
             );
