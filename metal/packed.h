@@ -143,16 +143,17 @@ struct PackedQ4_K {
     static constexpr constant uint COLUMNS = 32;
     struct Chunk {
         uint4 codes;
-        // d * scale and dmin * min.
-        float2 scale;
+        // As it was read: a batch's reads must not wait for one another.
+        uint4 header;
+        uint sub_block;
     };
     static Chunk load(device const uchar *row, uint c, uint columns) {
-        uint4 header = ((device const uint4 *)(row + columns / 2))[c / 8];
-        return {((device const uint4 *)row)[c], scale_and_min(header, c % 8)};
+        return {((device const uint4 *)row)[c], ((device const uint4 *)(row + columns / 2))[c / 8], c % 8};
     }
     static float4 values(Chunk chunk, uint j) {
+        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
         float4 codes = nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 0.0f);
-        return codes * (NIBBLE_PLACES * chunk.scale.x) - chunk.scale.y;
+        return codes * (NIBBLE_PLACES * scale.x) - scale.y;
     }
     static float dot(Chunk chunk, thread const float4 *x, float x_sum) {
         float4 sum = 0.0f;
@@ -160,7 +161,8 @@ struct PackedQ4_K {
         for (uint j = 0; j < 8; j++) {
             sum = fma(nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 0.0f), x[j], sum);
         }
-        return metal::dot(sum, NIBBLE_PLACES) * chunk.scale.x - chunk.scale.y * x_sum;
+        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+        return metal::dot(sum, NIBBLE_PLACES) * scale.x - scale.y * x_sum;
     }
 };
 
@@ -172,11 +174,13 @@ struct PackedQ5_K {
     struct Chunk {
         uint4 low;
         uint high;
-        float2 scale;
+        uint4 header;
+        uint sub_block;
     };
     static Chunk load(device const uchar *row, uint c, uint columns) {
-        uint4 header = ((device const uint4 *)(row + columns / 8 * 5))[c / 8];
-        return {((device const uint4 *)row)[c], ((device const uint *)(row + columns / 2))[c], scale_and_min(header, c % 8)};
+        return {
+            ((device const uint4 *)row)[c], ((device const uint *)(row + columns / 2))[c],
+            ((device const uint4 *)(row + columns / 8 * 5))[c / 8], c % 8};
     }
     // Four codes, a byte each.
     static uint codes(Chunk chunk, uint t) {
@@ -185,7 +189,8 @@ struct PackedQ5_K {
         return low | (high & 0x10101010u);
     }
     static float4 values(Chunk chunk, uint j) {
-        return bytes(codes(chunk, j), 0.0f) * (BYTE_PLACES * chunk.scale.x) - chunk.scale.y;
+        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+        return bytes(codes(chunk, j), 0.0f) * (BYTE_PLACES * scale.x) - scale.y;
     }
     static float dot(Chunk chunk, thread const float4 *x, float x_sum) {
         float4 sum = 0.0f;
@@ -193,7 +198,8 @@ struct PackedQ5_K {
         for (uint j = 0; j < 8; j++) {
             sum = fma(bytes(codes(chunk, j), 0.0f), x[j], sum);
         }
-        return metal::dot(sum, BYTE_PLACES) * chunk.scale.x - chunk.scale.y * x_sum;
+        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+        return metal::dot(sum, BYTE_PLACES) * scale.x - scale.y * x_sum;
     }
 };
 
