@@ -45,8 +45,7 @@ impl Random {
             DType::Q4K | DType::Q5K => &[0, 2],
             DType::Q6K => &[208],
         };
-        let mut bytes: Vec<u8> =
-            (0..dtype.bytes(len).unwrap()).map(|_| (self.next() * 128.0) as i8 as u8).collect();
+        let mut bytes: Vec<u8> = (0..dtype.bytes(len).unwrap()).map(|_| (self.next() * 128.0) as i8 as u8).collect();
         for block in bytes.chunks_exact_mut(dtype.layout().block_bytes) {
             for &at in scales {
                 block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.next()).to_le_bytes());
@@ -190,9 +189,13 @@ fn fused() {
     let metal = metal(false);
     let mut random = Random(4);
     for dtype in FORMATS {
-        for (columns, features, rows) in
-            [(256, [64, 32, 32], 1), (512, [33, 17, 9], 1), (1024, [5, 1, 2], 1), (256, [33, 9, 9], 7), (257, [4, 3, 2], 1)]
-        {
+        for (columns, features, rows) in [
+            (256, [64, 32, 32], 1),
+            (512, [33, 17, 9], 1),
+            (1024, [5, 1, 2], 1),
+            (256, [33, 9, 9], 7),
+            (257, [4, 3, 2], 1),
+        ] {
             if dtype.bytes(columns).is_none() {
                 continue;
             }
@@ -275,7 +278,6 @@ fn weights_anywhere_in_a_file() {
             file.write_all(&bytes).unwrap();
             file.write_all(&[0xff; 64]).unwrap();
             file.rewind().unwrap();
-            // SAFETY is the test's: nobody else has the file.
             let map = map(&file);
             let data = map.slice(start..start + bytes.len()).unwrap();
             let tensor = tensor(dtype, [features, columns], data);
@@ -305,23 +307,65 @@ fn planted_bugs_are_found() {
     // File, what stands there, what is put there, rows of the input, columns.
     const BUGS: [(&str, &str, &str, usize, usize); 12] = [
         // x is not there yet.
-        ("linear_row.metal", "            threadgroup_barrier(mem_flags::mem_threadgroup);\n        }\n        while", "        }\n        while", 1, 1024),
+        (
+            "linear_row.metal",
+            "            threadgroup_barrier(mem_flags::mem_threadgroup);\n        }\n        while",
+            "        }\n        while",
+            1,
+            1024,
+        ),
         // Other SIMD-groups' parts are not there yet.
-        ("linear_row.metal", "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        if (simd % split == 0) {", "        if (simd % split == 0) {", 1, 1024),
+        (
+            "linear_row.metal",
+            "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        if (simd % split == 0) {",
+            "        if (simd % split == 0) {",
+            1,
+            1024,
+        ),
         // The second segment is staged while others read the first.
-        ("linear_row.metal", "if (start > 0) {\n                threadgroup_barrier(mem_flags::mem_threadgroup);", "if (start > 0) {", 1, 9216),
+        (
+            "linear_row.metal",
+            "if (start > 0) {\n                threadgroup_barrier(mem_flags::mem_threadgroup);",
+            "if (start > 0) {",
+            1,
+            9216,
+        ),
         // A lane reads its neighbour's chunk.
         ("linear_row.metal", "* 32 + lane, last)", "* 32 + lane + 1, last)", 1, 1024),
         // The gap between 32 columns is forgotten.
         ("linear_row.metal", "staged[quad + j + (quad + j) / 8]", "staged[quad + j]", 1, 1024),
         // Rows behind the last feature are written.
         ("linear_row.metal", "if (feature + r < shape.features[0]) {", "{", 1, 1024),
-        ("linear_rows.metal", "    threadgroup_barrier(mem_flags::mem_threadgroup);\n    uint feature", "    uint feature", 7, 1024),
-        ("linear_rows.metal", "c += 64", "c += 65", 7, 1024),
+        (
+            "linear_rows.metal",
+            "    threadgroup_barrier(mem_flags::mem_threadgroup);\n    uint feature",
+            "    uint feature",
+            7,
+            1024,
+        ),
+        ("linear_rows.metal", "c += 64", "c += 65", 7, 2048),
         ("linear_rows.metal", "simd_shuffle_xor(sum, 4)", "simd_shuffle_xor(sum, 8)", 7, 1024),
-        ("linear_tiles.metal", "        threadgroup_barrier(mem_flags::mem_threadgroup);\n#pragma unroll\n        for (uint k", "#pragma unroll\n        for (uint k", 33, 1024),
-        ("linear_tiles.metal", "        threadgroup_barrier(mem_flags::mem_threadgroup);\n    }\n\n    // The weight", "    }\n\n    // The weight", 33, 1024),
-        ("linear_tiles.metal", "has_row && column", "column", 33, 1024),
+        (
+            "linear_tiles.metal",
+            "        threadgroup_barrier(mem_flags::mem_threadgroup);\n#pragma unroll\n        for (uint k",
+            "#pragma unroll\n        for (uint k",
+            33,
+            1024,
+        ),
+        (
+            "linear_tiles.metal",
+            "        threadgroup_barrier(mem_flags::mem_threadgroup);\n    }\n\n    // The weight",
+            "    }\n\n    // The weight",
+            33,
+            1024,
+        ),
+        (
+            "linear_tiles.metal",
+            "min(first_feature + feature, shape.features - 1)",
+            "(first_feature + feature)",
+            33,
+            1024,
+        ),
     ];
     let mut random = Random(7);
     let directory = tempfile::tempdir().unwrap();

@@ -33,6 +33,7 @@ const SOURCES: &[Source] = sources! {
     "attention.metal" LANGUAGE_2_4;
     "attention_decode.metal" LANGUAGE_2_4;
     "attention_prefill.metal" LANGUAGE_2_4;
+    "copy.metal" LANGUAGE_2_4;
     "copy_rows.metal" LANGUAGE_2_4;
     "embed.metal" LANGUAGE_2_4;
     "linear.metal" LANGUAGE_2_4;
@@ -140,8 +141,12 @@ impl Library {
             None => Ok(source.text.into()),
             Some(directory) => {
                 let path = directory.join(source.file);
-                std::fs::read_to_string(&path)
-                    .map_err(|error| format!("{}: {error} (kernels are read from there, not from the binary: see FS_METAL_SOURCE_DIR)", path.display()))
+                std::fs::read_to_string(&path).map_err(|error| {
+                    format!(
+                        "{}: {error} (kernels are read from there, not from the binary: see FS_METAL_SOURCE_DIR)",
+                        path.display()
+                    )
+                })
             }
         }
     }

@@ -93,6 +93,23 @@ impl Metal {
         self.device.report()
     }
 
+    /// Bytes a second that this device moves when it copies `bytes` bytes, read and written ones counted: what any kernel can
+    /// reach. The best of a few times.
+    pub fn copy_bandwidth(&self, bytes: usize) -> Result<f64, BackendError> {
+        let pieces = bytes / 16;
+        let [from, to] = [0; 2].map(|_| self.device.private(pieces * 16).map_err(error));
+        let (from, to) = (from?, to?);
+        let mut best = f64::INFINITY;
+        for _ in 0..8 {
+            let before = self.stream(|stream| stream.counters.device_seconds);
+            let arguments = [Arg::Bytes(&(pieces as u32).to_le_bytes()), Arg::In(&from), Arg::Out(&to)];
+            self.run(&COPY, &arguments, Grid::groups(pieces.div_ceil(1024), 1, 256));
+            self.finish()?;
+            best = best.min(self.stream(|stream| stream.counters.device_seconds) - before);
+        }
+        Ok(2.0 * (pieces * 16) as f64 / best)
+    }
+
     /// This thread's stream, for as long as `body` runs.
     fn stream<R>(&self, body: impl FnOnce(&mut Stream) -> R) -> R {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,6 +168,7 @@ static ADD: Operation = Operation::new("add.metal", "add");
 static ADD_BIAS: Operation = Operation::new("add.metal", "add_bias");
 static ARGMAX_BLOCKS: Operation = Operation::new("argmax.metal", "argmax_blocks");
 static ARGMAX_REST: Operation = Operation::new("argmax.metal", "argmax_rest");
+static COPY: Operation = Operation::new("copy.metal", "copy");
 static COPY_ROWS: Operation = Operation::new("copy_rows.metal", "copy_rows");
 static COPY_BYTES: Operation = Operation::new("copy_rows.metal", "copy_bytes");
 static RMS_NORM: Operation = Operation::new("rms_norm.metal", "rms_norm");

@@ -53,9 +53,8 @@ pub(super) fn pack(dtype: DType, row: &[u8], columns: usize, to: &mut [u8]) {
                     let code = |l: usize| (block[48 + s / 2 * 32 + l] >> (4 * (s % 2))) & 15;
                     by_bytes(code, &mut low[128 * b + 16 * s..][..16]);
                     // Bit 8 i + t is column 4 t + i's.
-                    let word = (0..32).fold(0, |word, l| {
-                        word | u32::from((block[16 + l] >> s) & 1) << (8 * (l % 4) + l / 4)
-                    });
+                    let word =
+                        (0..32).fold(0, |word, l| word | u32::from((block[16 + l] >> s) & 1) << (8 * (l % 4) + l / 4));
                     high[32 * b + 4 * s..][..4].copy_from_slice(&word.to_le_bytes());
                 }
             }
@@ -108,9 +107,7 @@ fn header(block: &[u8], to: &mut [u8]) {
     for s in 0..8 {
         let (scale, min) = match s {
             0..4 => (bytes[s] & 63, bytes[s + 4] & 63),
-            _ => {
-                (bytes[s + 4] & 15 | bytes[s - 4] >> 6 << 4, bytes[s + 4] >> 4 | bytes[s] >> 6 << 4)
-            }
+            _ => (bytes[s + 4] & 15 | bytes[s - 4] >> 6 << 4, bytes[s + 4] >> 4 | bytes[s] >> 6 << 4),
         };
         to[4 + s] = scale | min << 6;
         to[12 + s / 2] |= min >> 2 << (4 * (s % 2));
