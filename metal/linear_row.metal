@@ -81,8 +81,21 @@ inline void row_sums(
                 threadgroup_barrier(mem_flags::mem_threadgroup);
             }
             uint first = start * 32 * QUADS, count = (end - start) * 32 * QUADS;
-            for (uint i = index; i < count; i += threads) {
-                staged[i + i / 8] = first + i < quads ? x_quads[first + i] : float4(0.0f);
+            for (uint i = index; i < count; i += 4 * threads) {
+                // Four reads on their way at a time here, too.
+                float4 values[4];
+#pragma unroll
+                for (uint n = 0; n < 4; n++) {
+                    uint quad = first + i + n * threads;
+                    values[n] = quad < quads ? x_quads[quad] : float4(0.0f);
+                }
+#pragma unroll
+                for (uint n = 0; n < 4; n++) {
+                    uint quad = i + n * threads;
+                    if (quad < count) {
+                        staged[quad + quad / 8] = values[n];
+                    }
+                }
             }
             threadgroup_barrier(mem_flags::mem_threadgroup);
         }
