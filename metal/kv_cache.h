@@ -10,7 +10,31 @@
 #include <metal_stdlib>
 using namespace metal;
 
+// Eight neighbouring elements, as wide as a lane reads at once: 16 bytes of f16, two times 16 of f32, 8 of q8.
+struct Eight {
+    float4 low, high;
+};
+
+// sum + the products of eight elements with eight others.
+inline float dot_eight(Eight a, float4 low, float4 high, float sum) {
+    for (uint i = 0; i < 4; i++) {
+        sum = fma(a.low[i], low[i], sum);
+    }
+    for (uint i = 0; i < 4; i++) {
+        sum = fma(a.high[i], high[i], sum);
+    }
+    return sum;
+}
+
 struct KvF16 {
+    // What a tile of the cache is made of in threadgroup memory.
+    typedef half Element;
+    typedef half4 Element4;
+    // Elements i to i + 7 of a row; i is a multiple of 8.
+    static Eight eight(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
+        uint4 bits = *(device const uint4 *)(cache + (ulong(row) * stride + i) * 2);
+        return Eight{float4(as_type<half4>(bits.xy)), float4(as_type<half4>(bits.zw))};
+    }
     static float at(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         return float(((device const half *)cache)[ulong(row) * stride + i]);
     }
@@ -24,6 +48,12 @@ struct KvF16 {
 };
 
 struct KvF32 {
+    typedef float Element;
+    typedef float4 Element4;
+    static Eight eight(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
+        device const float4 *in = (device const float4 *)(cache + (ulong(row) * stride + i) * 4);
+        return Eight{in[0], in[1]};
+    }
     static float at(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         return ((device const float *)cache)[ulong(row) * stride + i];
     }
@@ -36,8 +66,15 @@ struct KvF32 {
 
 // 32 values are `scale * code`, with scale = max |value| / 127.
 struct KvQ8 {
+    typedef half Element;
+    typedef half4 Element4;
     static device const half *scale(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         return (device const half *)(cache + ulong(rows) * stride) + (ulong(row) * (stride / 32) + i / 32);
+    }
+    static Eight eight(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
+        uint2 codes = *(device const uint2 *)(cache + ulong(row) * stride + i);
+        float d = float(*scale(cache, row, stride, rows, i));
+        return Eight{d * float4(as_type<char4>(codes.x)), d * float4(as_type<char4>(codes.y))};
     }
     static float at(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         float code = float(((device const char *)cache)[ulong(row) * stride + i]);

@@ -12,6 +12,7 @@
 
 use super::stream::Memory;
 use crate::model::kv_cache::{KvDType, KvLayout, TILE};
+use std::sync::{Mutex, PoisonError};
 
 /// A KV cache in GPU memory.
 pub struct MetalKvCache {
@@ -20,16 +21,32 @@ pub struct MetalKvCache {
     pub(super) capacity: usize,
     /// Keys and values of each layer; empty while `capacity` is 0.
     pub(super) layers: Vec<[Memory; 2]>,
+    /// Where attention's pieces lie until they are brought together.
+    pieces: Mutex<Option<Memory>>,
 }
 
 impl MetalKvCache {
     pub(super) fn new(layout: KvLayout) -> Self {
-        Self { layout, capacity: 0, layers: Vec::new() }
+        Self { layout, capacity: 0, layers: Vec::new(), pieces: Mutex::default() }
     }
 
     /// Elements of a row.
     pub(super) fn stride(&self) -> usize {
         self.layout.head_dim.next_multiple_of(TILE)
+    }
+
+    /// Memory for attention's pieces, of at least `bytes` bytes; all layers use the same.
+    pub(super) fn pieces(
+        &self,
+        bytes: usize,
+        allocate: impl FnOnce(usize) -> Result<Memory, String>,
+    ) -> Result<Memory, String> {
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pieces {
+            Some(memory) if memory.buffer.length() >= bytes as u64 => Ok(memory.clone()),
+            // Twice as much, so that growing contexts ask rarely. What was encoded keeps the old one.
+            _ => Ok(pieces.insert(allocate(2 * bytes)?).clone()),
+        }
     }
 
     /// Bytes of one buffer with room for `capacity` positions.

@@ -27,12 +27,19 @@ macro_rules! sources {
 const SOURCES: &[Source] = sources! {
     "formats.h" LANGUAGE_2_4;
     "kv_cache.h" LANGUAGE_2_4;
+    "packed.h" LANGUAGE_2_4;
     "add.metal" LANGUAGE_2_4;
     "argmax.metal" LANGUAGE_2_4;
     "attention.metal" LANGUAGE_2_4;
+    "attention_decode.metal" LANGUAGE_2_4;
+    "attention_prefill.metal" LANGUAGE_2_4;
+    "copy.metal" LANGUAGE_2_4;
     "copy_rows.metal" LANGUAGE_2_4;
     "embed.metal" LANGUAGE_2_4;
     "linear.metal" LANGUAGE_2_4;
+    "linear_row.metal" LANGUAGE_2_4;
+    "linear_rows.metal" LANGUAGE_2_4;
+    "linear_tiles.metal" LANGUAGE_2_4;
     "norm_rope_store.metal" LANGUAGE_2_4;
     "rms_norm.metal" LANGUAGE_2_4;
     "rope.metal" LANGUAGE_2_4;
@@ -71,9 +78,8 @@ pub(super) struct Library {
 }
 
 impl Library {
-    /// Kernels from the binary, or from `FS_METAL_SOURCE_DIR`.
-    pub(super) fn new(device: Object<MTLDevice>) -> Self {
-        let directory = std::env::var_os("FS_METAL_SOURCE_DIR").map(PathBuf::from);
+    /// Kernels from the binary, or from a directory.
+    pub(super) fn new(device: Object<MTLDevice>, directory: Option<PathBuf>) -> Self {
         Self { device, directory, libraries: Mutex::default(), pipelines: Mutex::default() }
     }
 
@@ -135,8 +141,12 @@ impl Library {
             None => Ok(source.text.into()),
             Some(directory) => {
                 let path = directory.join(source.file);
-                std::fs::read_to_string(&path)
-                    .map_err(|error| format!("{}: {error} (FS_METAL_SOURCE_DIR says to read it)", path.display()))
+                std::fs::read_to_string(&path).map_err(|error| {
+                    format!(
+                        "{}: {error} (kernels are read from there, not from the binary: see FS_METAL_SOURCE_DIR)",
+                        path.display()
+                    )
+                })
             }
         }
     }

@@ -38,11 +38,46 @@ struct LinearShape {
     rows: u32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct RowShape {
+    columns: u32,
+    /// Of up to three weights.
+    features: [u32; 3],
+    row_bytes: u32,
+    /// SIMD-groups that share rows.
+    split: u32,
+    /// Row groups of a threadgroup, one after the other.
+    turns: u32,
+    /// Whether the output is added to.
+    add: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct RowsShape {
+    columns: u32,
+    features: u32,
+    row_bytes: u32,
+    rows: u32,
+    /// Whether the output is added to.
+    add: u32,
+}
+
 /// SIMD-groups in a threadgroup of the plain kernel; each computes one output feature.
 const PLAIN_SIMD_GROUPS: usize = 4;
 
+/// Columns whose activations a threadgroup of `linear_row` holds at a time.
+const SEGMENT: usize = 4096;
+
+/// The most rows that `linear_rows` takes; more are done in tiles.
+const FEW_ROWS: usize = 8;
+
 /// `out = x · Wᵀ`.
 pub(super) fn linear(metal: &Metal, out: &MetalBuffer, x: &MetalBuffer, weight: &MetalWeight, rows: usize) {
+    if weight.packed {
+        return fast(metal, out, x, weight, rows, false);
+    }
     memory!(out, x);
     let [columns, features, row_bytes, rows_] =
         [weight.columns, weight.rows, weight.row_bytes(), rows].map(|n| n as u32);
@@ -54,6 +89,86 @@ pub(super) fn linear(metal: &Metal, out: &MetalBuffer, x: &MetalBuffer, weight: 
     );
 }
 
+/// `out = x · Wᵀ`, or `out += x · Wᵀ`, with a packed weight.
+fn fast(metal: &Metal, out: &MetalBuffer, x: &MetalBuffer, weight: &MetalWeight, rows: usize, add: bool) {
+    memory!(out, x);
+    let dtype = weight.dtype;
+    if rows == 1 {
+        let plan = Plan::new(weight, weight.rows, false);
+        let kernel = match plan.rows {
+            4 => by_dtype!("linear_row.metal", "linear_row_4", dtype),
+            _ => by_dtype!("linear_row.metal", "linear_row", dtype),
+        };
+        let shape = plan.shape(weight, [weight.rows, 0, 0], add);
+        let arguments = [Arg::Bytes(bytes_of(&shape)), Arg::In(x), weight.arg(), Arg::Out(out)];
+        return metal.encode(&kernel, &arguments, plan.grid());
+    }
+    let [columns, features, row_bytes, rows_] =
+        [weight.columns, weight.rows, weight.row_bytes(), rows].map(|n| n as u32);
+    let shape = RowsShape { columns, features, row_bytes, rows: rows_, add: add.into() };
+    let arguments = [Arg::Bytes(bytes_of(&shape)), Arg::In(x), weight.arg(), Arg::Out(out)];
+    if rows > FEW_ROWS {
+        let grid = Grid::groups(weight.rows.div_ceil(64), rows.div_ceil(32), 128);
+        return metal.encode(&by_dtype!("linear_tiles.metal", "linear_tiles", dtype), &arguments, grid);
+    }
+    let kernel = match rows {
+        2 => by_dtype!("linear_rows.metal", "linear_rows_2", dtype),
+        3 | 4 => by_dtype!("linear_rows.metal", "linear_rows_4", dtype),
+        _ => by_dtype!("linear_rows.metal", "linear_rows_8", dtype),
+    };
+    metal.encode(&kernel, &arguments, Grid::groups(weight.rows.div_ceil(8), 1, 256));
+}
+
+/// How `linear_row` is cut into SIMD-groups and threadgroups. What it computes does not depend on it but for rounding.
+struct Plan {
+    /// Rows of the weight that a SIMD-group takes together.
+    rows: usize,
+    split: usize,
+    turns: usize,
+    /// SIMD-groups of a threadgroup.
+    simds: usize,
+    /// Threadgroups.
+    groups: usize,
+}
+
+impl Plan {
+    /// For so many rows in all. Fused kernels take two rows together.
+    fn new(weight: &MetalWeight, features: usize, fused: bool) -> Self {
+        /// SIMD-groups that keep a large GPU's memory busy: 16 for each of 128 cores.
+        const ENOUGH: usize = 2048;
+        let wide = weight.columns > SEGMENT;
+        // Many rows: more bytes for each float of the input, and threadgroups that do not fetch it for a few rows only.
+        if !fused && !wide && features >= 16 * ENOUGH {
+            let turns = if weight.row_bytes() < 1024 { 4 } else { 2 };
+            return Self { rows: 4, split: 1, turns, simds: 8, groups: features.div_ceil(4 * 8 * turns) };
+        }
+        let teams = features.div_ceil(2);
+        // Steps of 32 lanes, 16 bytes each.
+        let steps = weight.dtype.bytes(weight.columns).unwrap_or(0).div_ceil(512);
+        let mut split = 1;
+        while split < 8 && 2 * split <= steps && teams * split < ENOUGH {
+            split *= 2;
+        }
+        let simds = if teams * split >= ENOUGH { 8 } else { split.max(4) };
+        Self { rows: 2, split, turns: 1, simds, groups: teams.div_ceil(simds / split) }
+    }
+
+    fn shape(&self, weight: &MetalWeight, features: [usize; 3], add: bool) -> RowShape {
+        let [columns, row_bytes, split, turns] =
+            [weight.columns, weight.row_bytes(), self.split, self.turns].map(|n| n as u32);
+        RowShape { columns, features: features.map(|n| n as u32), row_bytes, split, turns, add: add.into() }
+    }
+
+    fn grid(&self) -> Grid {
+        Grid::groups(self.groups, 1, 32 * self.simds)
+    }
+}
+
+/// Whether weights can be read by one kernel.
+fn alike(weights: &[&MetalWeight]) -> bool {
+    weights.iter().all(|w| w.packed && w.dtype == weights[0].dtype && w.columns == weights[0].columns)
+}
+
 /// The three projections of one input.
 pub(super) fn linear_qkv(
     metal: &Metal,
@@ -62,8 +177,30 @@ pub(super) fn linear_qkv(
     weights: [&MetalWeight; 3],
     rows: usize,
 ) {
-    // Three dispatches that depend on nothing of each other: no barrier stands between them.
-    plain::linear_qkv(metal, out, x, weights, rows);
+    if rows > 1 || !alike(&weights) {
+        // Three dispatches that depend on nothing of each other: no barrier stands between them.
+        return plain::linear_qkv(metal, out, x, weights, rows);
+    }
+    let [q, k, v] = out;
+    memory!(q, k, v, x);
+    let features = weights.map(|weight| weight.rows);
+    let plan = Plan::new(weights[0], features.iter().sum(), true);
+    let shape = plan.shape(weights[0], features, false);
+    let [q_weight, k_weight, v_weight] = weights.map(MetalWeight::arg);
+    metal.encode(
+        &by_dtype!("linear_row.metal", "linear_row_qkv", weights[0].dtype),
+        &[
+            Arg::Bytes(bytes_of(&shape)),
+            Arg::In(x),
+            q_weight,
+            k_weight,
+            v_weight,
+            Arg::Out(q),
+            Arg::Out(k),
+            Arg::Out(v),
+        ],
+        plan.grid(),
+    );
 }
 
 /// `gate = silu(x · W_gateᵀ) * (x · W_upᵀ)`.
@@ -76,7 +213,17 @@ pub(super) fn linear_swiglu(
     rows: usize,
     intermediate: usize,
 ) {
-    plain::linear_swiglu(metal, gate, up, x, weights, rows, intermediate);
+    if rows > 1 || !alike(&weights) {
+        return plain::linear_swiglu(metal, gate, up, x, weights, rows, intermediate);
+    }
+    memory!(gate, x);
+    let plan = Plan::new(weights[0], 2 * intermediate, true);
+    let shape = plan.shape(weights[0], [intermediate, 0, 0], false);
+    metal.encode(
+        &by_dtype!("linear_row.metal", "linear_row_swiglu", weights[0].dtype),
+        &[Arg::Bytes(bytes_of(&shape)), Arg::In(x), weights[0].arg(), weights[1].arg(), Arg::Out(gate)],
+        plan.grid(),
+    );
 }
 
 /// `x += y · Wᵀ`.
@@ -89,5 +236,8 @@ pub(super) fn linear_add(
     rows: usize,
     features: usize,
 ) {
-    plain::linear_add(metal, x, scratch, y, weight, rows, features);
+    match weight.packed {
+        true => fast(metal, x, y, weight, rows, true),
+        false => plain::linear_add(metal, x, scratch, y, weight, rows, features),
+    }
 }

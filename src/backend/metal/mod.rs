@@ -13,6 +13,7 @@ mod kv;
 mod library;
 mod linear;
 pub mod objc;
+mod pack;
 mod stream;
 mod weight;
 
@@ -27,6 +28,7 @@ use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use device::Device;
 use library::{Kernel, Library};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread::ThreadId;
 use stream::{Arg, Grid, Memory, Stream};
@@ -66,9 +68,15 @@ const LEAST_CAPACITY: usize = 2 * TILE;
 
 impl Metal {
     /// A backend on the system's default device. `plain` runs the plain kernels only: slower, and the oracle of the others.
+    /// `FS_METAL_SOURCE_DIR` names a directory to read kernels from.
     pub fn new(plain: bool) -> Result<Self, BackendError> {
+        Self::with_sources(plain, std::env::var_os("FS_METAL_SOURCE_DIR").map(PathBuf::from))
+    }
+
+    /// [`new`](Self::new) with the kernels of this directory, or those of the binary.
+    pub fn with_sources(plain: bool, directory: Option<PathBuf>) -> Result<Self, BackendError> {
         let device = Device::open().map_err(error)?;
-        let library = Library::new(device.object.clone());
+        let library = Library::new(device.object.clone(), directory);
         Ok(Self {
             device,
             library,
@@ -83,6 +91,23 @@ impl Metal {
     /// What there is to know about the device.
     pub fn report(&self) -> DeviceReport {
         self.device.report()
+    }
+
+    /// Bytes a second that this device moves when it copies `bytes` bytes, read and written ones counted: what any kernel can
+    /// reach. The best of a few times.
+    pub fn copy_bandwidth(&self, bytes: usize) -> Result<f64, BackendError> {
+        let pieces = bytes / 16;
+        let [from, to] = [0; 2].map(|_| self.device.private(pieces * 16).map_err(error));
+        let (from, to) = (from?, to?);
+        let mut best = f64::INFINITY;
+        for _ in 0..8 {
+            let before = self.stream(|stream| stream.counters.device_seconds);
+            let arguments = [Arg::Bytes(&(pieces as u32).to_le_bytes()), Arg::In(&from), Arg::Out(&to)];
+            self.run(&COPY, &arguments, Grid::groups(pieces.div_ceil(1024), 1, 256));
+            self.finish()?;
+            best = best.min(self.stream(|stream| stream.counters.device_seconds) - before);
+        }
+        Ok(2.0 * (pieces * 16) as f64 / best)
     }
 
     /// This thread's stream, for as long as `body` runs.
@@ -143,6 +168,7 @@ static ADD: Operation = Operation::new("add.metal", "add");
 static ADD_BIAS: Operation = Operation::new("add.metal", "add_bias");
 static ARGMAX_BLOCKS: Operation = Operation::new("argmax.metal", "argmax_blocks");
 static ARGMAX_REST: Operation = Operation::new("argmax.metal", "argmax_rest");
+static COPY: Operation = Operation::new("copy.metal", "copy");
 static COPY_ROWS: Operation = Operation::new("copy_rows.metal", "copy_rows");
 static COPY_BYTES: Operation = Operation::new("copy_rows.metal", "copy_bytes");
 static RMS_NORM: Operation = Operation::new("rms_norm.metal", "rms_norm");
@@ -264,7 +290,7 @@ impl Backend for Metal {
     }
 
     fn load(&self, tensor: &Tensor) -> Result<MetalWeight, BackendError> {
-        MetalWeight::new(&self.device, tensor).map_err(error)
+        MetalWeight::new(&self.device, tensor, self.plain).map_err(error)
     }
 
     fn buffer(&self, len: usize) -> MetalBuffer {
@@ -364,8 +390,12 @@ impl Backend for Metal {
         let most = objc::MAX_BYTES / size_of::<u32>();
         for (first, ids) in (0..).step_by(most).zip(ids.chunks(most)) {
             let shape = EmbedShape { columns: table.columns as u32, row_bytes: table.row_bytes() as u32, first };
+            let kernel = match table.is_sorted() {
+                true => linear::by_dtype!("embed.metal", "embed_packed", table.dtype),
+                false => linear::by_dtype!("embed.metal", "embed", table.dtype),
+            };
             self.encode(
-                &linear::by_dtype!("embed.metal", "embed", table.dtype),
+                &kernel,
                 &[Arg::Bytes(bytes_of(&shape)), Arg::Bytes(cast_slice(ids)), table.arg(), Arg::Out(out)],
                 Grid::groups(table.columns.div_ceil(256), ids.len(), 256),
             );
