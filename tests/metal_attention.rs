@@ -220,7 +220,7 @@ fn faults_in_decode_are_caught() {
         ("p < count; p += slices".into(), "p + 1 < count; p += slices".into()),
         ("float4(exp(scores[p].x - most))".into(), "float4(1.0f)".into()),
         // A weight that goes to the wrong row.
-        ("sub * lanes + step % 4 * (lanes / 4)".into(), "sub * lanes + (step + 1) % 4 * (lanes / 4)".into()),
+        ("sub * lanes + j * (lanes / 4) + t".into(), "sub * lanes + (j + 1) % 4 * (lanes / 4) + t".into()),
     ];
     caught("attention_decode.metal", &faults, &[(300, 1), (4, 2)]);
 }
