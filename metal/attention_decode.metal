@@ -153,24 +153,34 @@ kernel void attention_decode(
         }
 
 #pragma unroll
-        for (uint step = 0; step < lanes; step++) {
-            uint position = min(first + step * at_once + sub, last);
-            uint from = sub * lanes + step % 4 * (lanes / 4) + step / 4;
-            float weight[8];
+        for (uint t = 0; t < lanes / 4; t++) {
+            // All lanes must be here to give and take weights, also those that have no values to read.
+            float weight[4 * 8];
 #pragma unroll
-            for (uint h = 0; h < HEADS; h++) {
-                weight[h] = simd_shuffle(score[h], ushort(from));
+            for (uint j = 0; j < 4; j++) {
+#pragma unroll
+                for (uint h = 0; h < HEADS; h++) {
+                    weight[j * 8 + h] = simd_shuffle(score[h], ushort(sub * lanes + j * (lanes / 4) + t));
+                }
             }
 #pragma unroll
             for (uint c = 0; c < each; c++) {
                 uint i = (c * lanes + part) * 8;
                 if (HEAD_DIM == stride || i < HEAD_DIM) {
-                    Eight value = Kv::eight(values, row + position, stride, rows, i);
+                    Eight value[4];
 #pragma unroll
-                    for (uint h = 0; h < HEADS; h++) {
-                        uint at = (h * each + c) * 2;
-                        sum[at] = fma(float4(weight[h]), value.low, sum[at]);
-                        sum[at + 1] = fma(float4(weight[h]), value.high, sum[at + 1]);
+                    for (uint j = 0; j < 4; j++) {
+                        uint position = min(first + (t * 4 + j) * at_once + sub, last);
+                        value[j] = Kv::eight(values, row + position, stride, rows, i);
+                    }
+#pragma unroll
+                    for (uint j = 0; j < 4; j++) {
+#pragma unroll
+                        for (uint h = 0; h < HEADS; h++) {
+                            uint at = (h * each + c) * 2;
+                            sum[at] = fma(float4(weight[j * 8 + h]), value[j].low, sum[at]);
+                            sum[at + 1] = fma(float4(weight[j * 8 + h]), value[j].high, sum[at + 1]);
+                        }
                     }
                 }
             }

@@ -61,8 +61,8 @@ inline void load_tile(
             eight = Kv::eight(cache, row + first + position, stride, all_rows, i);
         }
         threadgroup typename Kv::Element4 *to = tile + (position * (stride + 8) + i) / 4;
-        to[0] = typename Kv::Element4(eight.low);
-        to[1] = typename Kv::Element4(eight.high);
+        to[0] = Kv::rounded(eight.low);
+        to[1] = Kv::rounded(eight.high);
     }
 }
 

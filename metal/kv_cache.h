@@ -30,6 +30,7 @@ struct KvF16 {
     // What a tile of the cache is made of in threadgroup memory.
     typedef half Element;
     typedef half4 Element4;
+    static half4 rounded(float4 x) { return half4(x); }
     // Elements i to i + 7 of a row; i is a multiple of 8.
     static Eight eight(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         uint4 bits = *(device const uint4 *)(cache + (ulong(row) * stride + i) * 2);
@@ -50,6 +51,7 @@ struct KvF16 {
 struct KvF32 {
     typedef float Element;
     typedef float4 Element4;
+    static float4 rounded(float4 x) { return x; }
     static Eight eight(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         device const float4 *in = (device const float4 *)(cache + (ulong(row) * stride + i) * 4);
         return Eight{in[0], in[1]};
@@ -68,13 +70,14 @@ struct KvF32 {
 struct KvQ8 {
     typedef half Element;
     typedef half4 Element4;
+    static half4 rounded(float4 x) { return half4(x); }
     static device const half *scale(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         return (device const half *)(cache + ulong(rows) * stride) + (ulong(row) * (stride / 32) + i / 32);
     }
     static Eight eight(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
-        uint2 codes = *(device const uint2 *)(cache + ulong(row) * stride + i);
+        ulong codes = *(device const ulong *)(cache + ulong(row) * stride + i);
         float d = float(*scale(cache, row, stride, rows, i));
-        return Eight{d * float4(as_type<char4>(codes.x)), d * float4(as_type<char4>(codes.y))};
+        return Eight{d * float4(as_type<char4>(uint(codes))), d * float4(as_type<char4>(uint(codes >> 32)))};
     }
     static float at(device const uchar *cache, uint row, uint stride, uint rows, uint i) {
         float code = float(((device const char *)cache)[ulong(row) * stride + i]);

@@ -1,0 +1,263 @@
+//! The fast attention kernels of the Metal backend against the reference, on both sides of every edge of theirs, and whether
+//! the tests would see it if a kernel were wrong: faults are planted into the sources, and each must be caught.
+//!
+//! On Linux the stand-in runs them with bounds, races, uninitialised memory and missing barriers checked, in an order of
+//! threads made from `METAL_STANDIN_SHUFFLE` (1 without it).
+
+#![cfg(any(target_os = "macos", feature = "metal-standin"))]
+
+use failed_star::backend::compare::Record;
+use failed_star::backend::metal::Metal;
+use failed_star::backend::reference::Reference;
+use failed_star::backend::{Backend, CachePosition, Heads};
+use failed_star::model::kv_cache::{KvDType, KvLayout};
+use failed_star::session::verify::{Rounding, contract};
+
+/// A device that checks, whatever the environment says; a Mac has its own.
+fn device() {
+    #[cfg(not(target_os = "macos"))]
+    {
+        use metal_standin::cpu::{CpuExecutor, Options};
+        static CHECKED: std::sync::Once = std::sync::Once::new();
+        CHECKED.call_once(|| {
+            let shuffle = std::env::var("METAL_STANDIN_SHUFFLE").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+            if std::env::var("METAL_STANDIN").is_ok_and(|executor| executor != "cpu") {
+                return;
+            }
+            let executor = CpuExecutor::new(Options { check: true, shuffle: Some(shuffle) }).expect("an executor");
+            assert!(metal_standin::install(Box::new(executor)));
+        });
+    }
+}
+
+/// Numbers between -1 and 1 that are the same everywhere (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn values(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// What attention is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    dtype: KvDType,
+    head_dim: usize,
+    kv_heads: usize,
+    /// Query heads to a KV head.
+    group: usize,
+    start: usize,
+    tokens: usize,
+}
+
+/// Attention's inputs: queries that make sharp scores, so that a wrong position shows; keys; values.
+fn inputs(case: Case) -> [Vec<f32>; 3] {
+    let Case { head_dim, kv_heads, group, start, tokens, .. } = case;
+    let mut random = Random(7);
+    let stored = (start + tokens) * kv_heads * head_dim;
+    let [k, v] = [random.values(stored), random.values(stored)];
+    let q = random.values(tokens * kv_heads * group * head_dim).iter().map(|x| x * 8.0).collect();
+    [q, k, v]
+}
+
+/// Attention of one layer of two, into an output full of NaN with a guard behind it.
+fn run<B: Backend>(backend: &B, case: Case, [q, k, v]: &[Vec<f32>; 3]) -> Result<Vec<f32>, String> {
+    let Case { dtype, head_dim, kv_heads, group, start, tokens } = case;
+    let buffer = |values: &[f32]| {
+        let mut buffer = backend.buffer(values.len());
+        backend.write(&mut buffer, values);
+        buffer
+    };
+    let mut cache = backend.kv_cache(KvLayout { layers: 2, kv_heads, head_dim, dtype });
+    backend.reserve_kv(&mut cache, start + tokens);
+    let all = CachePosition { layer: 1, start: 0, tokens: start + tokens };
+    backend.store_kv(&mut cache, &buffer(k), &buffer(v), all);
+    let mut out = buffer(&vec![f32::NAN; q.len() + 1]);
+    let heads = Heads { heads: kv_heads * group, kv_heads, head_dim };
+    backend.attention(&mut out, &buffer(q), &cache, heads, CachePosition { layer: 1, start, tokens });
+    let mut found = backend.read(&out, q.len() + 1).map_err(|error| error.to_string())?;
+    match found.pop() {
+        Some(guard) if guard.is_nan() => Ok(found),
+        _ => Err("wrote behind its output".into()),
+    }
+}
+
+/// Whether a backend does what the reference does.
+fn agrees(metal: &Metal, case: Case) -> Result<(), String> {
+    let inputs = inputs(case);
+    let expected = run(&Reference, case, &inputs)?;
+    let found = run(metal, case, &inputs)?;
+    if !found.iter().all(|value| value.is_finite()) {
+        return Err("left a value unwritten".into());
+    }
+    let record = Record::new("attention", None, &expected, &found);
+    match record.nmse <= contract("attention", Rounding::None) {
+        true => Ok(()),
+        false => Err(format!("{record:?}")),
+    }
+}
+
+fn check(metal: &Metal, case: Case) {
+    if let Err(message) = agrees(metal, case) {
+        panic!("{case:?}: {message}");
+    }
+}
+
+use KvDType::{F16, F32, Q8};
+
+/// Cache types, widths of heads and groups; what can be one kernel is one, since each is compiled.
+const SHAPES: [(KvDType, usize, usize, usize); 9] = [
+    (F16, 128, 2, 2),
+    (F16, 128, 1, 8),
+    (F32, 128, 2, 1),
+    (Q8, 128, 1, 4),
+    (F16, 64, 2, 5),
+    (Q8, 96, 2, 2),
+    (F32, 80, 1, 3),
+    (F16, 256, 1, 2),
+    (F32, 8, 2, 2),
+];
+
+/// Positions on both sides of the edges of a SIMD-group's part (32), of a piece (256), and of four pieces.
+#[test]
+fn one_token_at_every_edge() {
+    device();
+    let metal = Metal::new(false).expect("a device");
+    for (dtype, head_dim, kv_heads, group) in SHAPES {
+        for positions in [1, 2, 31, 32, 33, 127, 128, 129, 255, 256, 257, 1025] {
+            check(&metal, Case { dtype, head_dim, kv_heads, group, start: positions - 1, tokens: 1 });
+        }
+    }
+}
+
+/// Reduction of more pieces than a SIMD-group has lanes.
+#[test]
+fn one_token_at_a_great_depth() {
+    device();
+    let metal = Metal::new(false).expect("a device");
+    check(&metal, Case { dtype: F16, head_dim: 64, kv_heads: 1, group: 1, start: 33 * 256, tokens: 1 });
+}
+
+/// As many tokens as are decoded one by one, and more, which fill tiles of 32 rows; at starts within a tile and within a piece.
+#[test]
+fn many_tokens_at_every_edge() {
+    device();
+    let metal = Metal::new(false).expect("a device");
+    for (i, (dtype, head_dim, kv_heads, group)) in SHAPES.into_iter().enumerate() {
+        for (j, tokens) in [2, 7, 8, 9, 16, 33].into_iter().enumerate() {
+            let starts = [0, 1, 31, 32, 33, 100, 250, 255, 256, 257];
+            for start in [starts[(i + j) % 10], starts[(i + 3 * j + 5) % 10]] {
+                check(&metal, Case { dtype, head_dim, kv_heads, group, start, tokens });
+            }
+        }
+    }
+    check(&metal, Case { dtype: F16, head_dim: 128, kv_heads: 2, group: 2, start: 0, tokens: 129 });
+    check(&metal, Case { dtype: F16, head_dim: 128, kv_heads: 2, group: 2, start: 1025, tokens: 7 });
+}
+
+/// A score of NaN is seen by the positions that attend to it, and by no others; scores of -infinity weigh nothing.
+#[test]
+fn infinity_and_nan() {
+    device();
+    let metal = Metal::new(false).expect("a device");
+    for (start, tokens) in [(40, 1), (300, 1), (30, 20)] {
+        let case = Case { dtype: F32, head_dim: 128, kv_heads: 1, group: 2, start, tokens };
+        for (key, position) in [(f32::NEG_INFINITY, 0), (f32::NEG_INFINITY, 33), (f32::NAN, 35)] {
+            let mut inputs = inputs(case);
+            inputs[0].iter_mut().for_each(|x| *x = x.abs() + 0.1);
+            inputs[1][position * 128..][..128].fill(key);
+            let [expected, found] = [run(&Reference, case, &inputs), run(&metal, case, &inputs)].map(Result::unwrap);
+            for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                let same = expected.is_nan() == found.is_nan() && (found.is_nan() || (expected - found).abs() < 1e-4);
+                assert!(same, "{case:?}, {key} at {position}, value {i}: {found}, expected {expected}");
+            }
+        }
+    }
+}
+
+/// The kernels' sources with one place of one file changed.
+fn planted(file: &str, from: &str, to: &str) -> (tempfile::TempDir, Metal) {
+    let directory = tempfile::tempdir().expect("a directory");
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/metal")).expect("the kernels") {
+        let path = entry.expect("a file").path();
+        let name = path.file_name().expect("a name");
+        let mut text = std::fs::read_to_string(&path).expect("a text");
+        if name == file {
+            assert!(text.contains(from), "{file} has no `{from}` to change");
+            text = text.replacen(from, to, 1);
+        }
+        std::fs::write(directory.path().join(name), text).expect("room on the disk");
+    }
+    let metal = Metal::with_sources(false, Some(directory.path().to_owned())).expect("a device");
+    (directory, metal)
+}
+
+const BARRIER: &str = "threadgroup_barrier(mem_flags::mem_threadgroup);";
+
+/// Faults in `attention_decode.metal`: what was right, what takes its place.
+#[test]
+fn faults_in_decode_are_caught() {
+    device();
+    let before = |line: &str| (format!("{BARRIER}\n        {line}"), line.to_owned());
+    let faults = [
+        // Without its barriers.
+        ("if (from > 0) {".into(), "if (false) {".into()),
+        before("uint h = from + index / stride"),
+        (format!("sums[index] = sum;\n    {BARRIER}"), "sums[index] = sum;".into()),
+        // A position too many, and one too few.
+        ("mine < positions ? score[h]".into(), "mine <= positions ? score[h]".into()),
+        ("positions = shape.start + token + 1;".into(), "positions = shape.start + token + (token == 0);".into()),
+        // Pieces that are lost, and such as are not brought to one scale.
+        ("p < count; p += slices".into(), "p + 1 < count; p += slices".into()),
+        ("float4(exp(scores[p].x - most))".into(), "float4(1.0f)".into()),
+        // A weight that goes to the wrong row.
+        ("sub * lanes + j * (lanes / 4) + t".into(), "sub * lanes + (j + 1) % 4 * (lanes / 4) + t".into()),
+    ];
+    caught("attention_decode.metal", &faults, &[(300, 1), (4, 2)]);
+}
+
+/// Faults in `attention_prefill.metal`.
+#[test]
+fn faults_in_prefill_are_caught() {
+    device();
+    let after = |line: &str| (format!("{line}\n        {BARRIER}"), line.to_owned());
+    let faults = [
+        // Without its barriers, in order.
+        (format!("before have been read.\n        {BARRIER}"), "before have been read.".into()),
+        after("load_tile<Kv>(memory, keys, row, all_rows, first, end, index);"),
+        (format!("have read the keys.\n        {BARRIER}"), "have read the keys.".into()),
+        after("load_tile<Kv>(memory, values, row, all_rows, first, end, index);"),
+        // A position beyond the diagonal, a SIMD-group that ends early, a row that is not its own.
+        ("column + e < my_end".into(), "column + e <= my_end".into()),
+        ("(of_simd + 7, shape.rows - 1) / share + 1 : 0".into(), "(of_simd + 7, shape.rows - 1) / share : 0".into()),
+        ("first + position < end &&".into(), "first + position + 1 < end &&".into()),
+        // What was added up before a larger score came.
+        ("sum[d].thread_elements()[0] *= shrink;".into(), "".into()),
+    ];
+    caught("attention_prefill.metal", &faults, &[(0, 33), (60, 20)]);
+}
+
+/// Each fault must make one of the cases fail, and none fails without one.
+fn caught(file: &str, faults: &[(String, String)], cases: &[(usize, usize)]) {
+    let cases: Vec<Case> = cases
+        .iter()
+        .map(|&(start, tokens)| Case { dtype: F16, head_dim: 128, kv_heads: 1, group: 4, start, tokens })
+        .collect();
+    let metal = Metal::new(false).expect("a device");
+    cases.iter().for_each(|&case| check(&metal, case));
+    for (from, to) in faults {
+        let (_directory, metal) = planted(file, from, to);
+        // Some faults depend on the order in which threads run; the checks do not.
+        let found = cases.iter().find_map(|&case| agrees(&metal, case).err());
+        assert!(found.is_some(), "{file}: nobody sees `{to}` in place of `{from}`");
+    }
+}
