@@ -107,7 +107,10 @@ impl Checker<'_> {
         }
         // `float (*f)(float)`.
         // As a template's argument a function is known when it is compiled, and may be pointed to.
-        let declares = token.is("(") && !self.templates.iter().any(|t| t.contains(&at)) && self.is(at + 1, "*") && tokens.get(at + 2).is_some_and(Token::is_name);
+        let declares = token.is("(")
+            && !self.templates.iter().any(|t| t.contains(&at))
+            && self.is(at + 1, "*")
+            && tokens.get(at + 2).is_some_and(Token::is_name);
         if declares && self.is(at + 3, ")") && self.is(at + 4, "(") && self.is_type_name(at.wrapping_sub(1)) {
             self.fault(at + 2, "pointers to functions are not supported in Metal".into());
         }
@@ -272,10 +275,11 @@ pub(crate) fn recursion(ir: &str, text: &Text) -> Option<Fault> {
             if let Some((_, number)) = line.split_once("!dbg ") {
                 debug.insert(current, number.split([' ', '{']).next().unwrap_or(""));
             }
-        } else if line.contains(" call ") && !current.is_empty() {
-            if let Some(at) = symbol("@", line) {
-                calls.entry(current).or_default().insert(line[at..].split('(').next().unwrap_or(""));
-            }
+        } else if line.contains(" call ")
+            && !current.is_empty()
+            && let Some(at) = symbol("@", line)
+        {
+            calls.entry(current).or_default().insert(line[at..].split('(').next().unwrap_or(""));
         }
     }
     let found = circle(&calls)?;

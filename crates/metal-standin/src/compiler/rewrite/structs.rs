@@ -29,7 +29,8 @@ impl<'a> Rewriter<'a> {
         let body = &tokens[found.body.start + 1..found.body.end];
         // `S(…)`, and `S<T>(…)` where only a declaration can be: the parentheses of its own constructors.
         let constructors = (found.body.start + 1..found.body.end).filter_map(|at| {
-            let arguments = self.is(at + 1, "<") && matches!(&*tokens[at - 1].text, "constexpr" | ";" | "{" | "}" | ")");
+            let arguments =
+                self.is(at + 1, "<") && matches!(&*tokens[at - 1].text, "constexpr" | ";" | "{" | "}" | ")");
             let next = if arguments { closing_angle(tokens, at + 1).unwrap_or(at) } else { at };
             (tokens[at].is(&name) && self.is(next + 1, "(")).then_some(next + 1)
         });
