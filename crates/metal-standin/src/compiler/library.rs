@@ -271,8 +271,9 @@ fn entries_of(program: &Program) -> Vec<Entry> {
     }
     let entry = |kernel: &KernelFunction| {
         let mut seen: HashSet<&str> = HashSet::new();
-        let first = kernel.callee.split('<').next().unwrap_or("").rsplit("::").next().unwrap_or("");
-        let mut open = vec![first];
+        // The kernel, and functions that are its template's arguments.
+        let names = kernel.callee.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|name| !name.is_empty());
+        let mut open: Vec<&str> = names.collect();
         open.extend(kernel.parameters.iter().filter_map(|p| p.condition.as_deref()));
         while let Some(name) = open.pop() {
             if seen.insert(name) {

@@ -84,10 +84,12 @@ impl<'a> Rewriter<'a> {
         }
         let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
         let (public, private) = if is_class { ("public: ", "private: ") } else { ("", "") };
+        let local = self.program.functions.iter().any(|f| f.body.contains(&found.keyword));
+        let kind = if local { "MSL_LOCAL_ASSIGNMENTS" } else { "MSL_ASSIGNMENTS" };
         // A constant field forbids assignment.
         let fixed =
             self.fields(found).is_some_and(|f| f.iter().any(|f| f.0.starts_with("const ") && !f.0.ends_with('*')));
-        let assignments = if fixed { String::new() } else { format!("MSL_ASSIGNMENTS({name})") };
+        let assignments = if fixed { String::new() } else { format!("{kind}({name})") };
         let text = format!("{public}{own}{constructors}({name}) {assignments} {private}");
         self.insert_after(found.body.start, text);
     }
