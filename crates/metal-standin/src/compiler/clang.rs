@@ -343,7 +343,7 @@ pub(crate) fn everything(text: &Text, source: &Source) -> Result<String, Diagnos
         "-S",
         "-emit-llvm",
     ]));
-    arguments.extend(strings(&["-femit-all-decls", "-gline-tables-only", "-o", "-", "-"]));
+    arguments.extend(strings(&["-femit-all-decls", "-gline-tables-only", "-fno-discard-value-names", "-o", "-", "-"]));
     run(&arguments, &text.text).map_err(|errors| translate(&errors.0, text, source))
 }
 
