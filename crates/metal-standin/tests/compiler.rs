@@ -94,6 +94,7 @@ fn wide_loads_stay_wide_on_nvidia() {
     let library = library(
         "kernel void k(device const float4 * __restrict x [[buffer(0)]], device const uint4 *u [[buffer(1)]], device float4 *y [[buffer(2)]],\n\
              uint i [[thread_position_in_grid]]) { y[i] = x[i] * 2.0f + float4(u[i]); }\n\
+         kernel void t(device float *y [[buffer(0)]], threadgroup float *t [[threadgroup(0)]], uint i [[thread_position_in_grid]]) { t[i] = y[i]; y[i] = t[i ^ 1]; }\n\
          kernel void s(device float *y [[buffer(0)]], uint i [[thread_position_in_grid]]) { y[i] = simd_sum(y[i]); }",
     );
     let (_, code) = build(&library, "k", &[], Target::Nvidia);
@@ -102,6 +103,9 @@ fn wide_loads_stay_wide_on_nvidia() {
     {
         assert!(code.contains(part), "no {part} in\n{code}");
     }
+    // Threadgroup arguments are offsets into dynamic shared memory; a name in PTX has no dots.
+    let (_, code) = build(&library, "t", &[], Target::Nvidia);
+    assert!(code.contains(".extern .shared .align 16 .b8 msl_dynamic[]") && code.contains("_param_1,"), "{code}");
     let (_, code) = build(&library, "s", &[], Target::Nvidia);
     assert!(code.contains("shfl.sync.bfly.b32"), "{code}");
 }

@@ -51,6 +51,10 @@ kernel void structs(device block_q8 *a, device const block_q4 *c, device complex
     a[i + 1] = copy;
     block_q4 four = c[i];
     Range r = {1, int(t)};
+    r = {2, r.high};
+    bool4 all_true;
+    all_true = {true, true, true, true};
+    r.low += all_true.w;
     ranges[t] = r;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     Range other = ranges[t ^ 1];

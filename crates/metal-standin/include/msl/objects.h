@@ -29,7 +29,22 @@ X(threadgroup)
 }  // namespace msl
 
 // NAME: what copying a struct wants. It needs MSL_CONSTRUCTORS or MSL_UNION_CONSTRUCTORS beside it, or the struct's own.
+// Templates, so that `s = {1, 2}` means a NAME in thread memory.
 #define MSL_ASSIGNMENTS(NAME)                                                                                        \
+    NAME &operator=(const NAME &) = default;                                                                         \
+    template <class MSL_S> requires(__is_same(MSL_S, NAME)) MSL_INLINE NAME &operator=(const device MSL_S &from) { msl::fetch_object(*this, from); return *this; }                          \
+    template <class MSL_S> requires(__is_same(MSL_S, NAME)) MSL_INLINE NAME &operator=(constant MSL_S &from) { msl::fetch_object(*this, from); return *this; }                              \
+    template <class MSL_S> requires(__is_same(MSL_S, NAME)) MSL_INLINE NAME &operator=(const threadgroup MSL_S &from) { msl::fetch_object(*this, from); return *this; }                     \
+    MSL_INLINE device NAME &operator=(this device NAME &self, NAME from) {                                           \
+        msl::copy_object(self, from);                                                                                \
+        return self;                                                                                                 \
+    }                                                                                                                \
+    MSL_INLINE threadgroup NAME &operator=(this threadgroup NAME &self, NAME from) {                                 \
+        msl::copy_object(self, from);                                                                                \
+        return self;                                                                                                 \
+    }
+// A struct inside a function has no templates.
+#define MSL_LOCAL_ASSIGNMENTS(NAME)                                                                                        \
     NAME &operator=(const NAME &) = default;                                                                         \
     MSL_INLINE NAME &operator=(const device NAME &from) { msl::fetch_object(*this, from); return *this; }                          \
     MSL_INLINE NAME &operator=(constant NAME &from) { msl::fetch_object(*this, from); return *this; }                              \

@@ -14,6 +14,7 @@ Checks a program in the Metal Shading Language and lists its kernels; with --fun
   --target cpu|nvidia  what to compile for: LLVM IR (default) or PTX
   --function NAME      the kernel to compile; `all` compiles each
   --constant I=VALUE   a function constant: true, 3, 3u or 3.0
+  --any-constants      function constants that are not given are 1
   --define NAME=VALUE  a preprocessor macro
   --no-fast-math       IEEE arithmetic
   -I DIRECTORY         where #include \"…\" is looked for too
@@ -28,6 +29,7 @@ struct Options {
     target: Target,
     function: Option<String>,
     constants: Vec<(u32, ConstantValue)>,
+    any_constants: bool,
     include: Vec<PathBuf>,
     output: Option<PathBuf>,
 }
@@ -41,6 +43,7 @@ fn options() -> Result<Options, String> {
         target: Target::Cpu,
         function: None,
         constants: Vec::new(),
+        any_constants: false,
         include: Vec::new(),
         output: None,
     };
@@ -72,6 +75,7 @@ fn options() -> Result<Options, String> {
                 let (name, body) = text.split_once('=').unwrap_or((&text, "1"));
                 options.source.macros.push((name.into(), body.into()));
             }
+            "--any-constants" => options.any_constants = true,
             "--no-fast-math" => options.source.fast_math = false,
             "-I" => options.include.push(value()?.into()),
             "-o" => options.output = Some(value()?.into()),
@@ -96,6 +100,18 @@ fn constant(text: &str) -> Option<ConstantValue> {
             None => ConstantValue::Int(text.parse().ok()?),
         },
     })
+}
+
+/// 1 in a type.
+fn one(type_name: &str) -> ConstantValue {
+    match type_name {
+        "bool" => ConstantValue::Bool(true),
+        "short" | "int16_t" => ConstantValue::Short(1),
+        "ushort" | "uint16_t" => ConstantValue::UShort(1),
+        "uint" | "uint32_t" => ConstantValue::UInt(1),
+        "float" => ConstantValue::Float(1.0),
+        _ => ConstantValue::Int(1),
+    }
 }
 
 /// The file with each `#include "…"` in its place, once: Metal compiles one text at run time.
@@ -157,8 +173,14 @@ fn work(mut options: Options) -> Result<(), String> {
     let all = function == "all";
     let mut failed = 0;
     for name in names.iter().filter(|name| all || *name == function) {
+        let mut constants = options.constants.clone();
+        for constant in library.function_constants(name) {
+            if options.any_constants && !constants.iter().any(|(index, _)| *index == constant.index) {
+                constants.push((constant.index, one(&constant.type_name)));
+            }
+        }
         let start = Instant::now();
-        match library.build(name, &options.constants, options.target) {
+        match library.build(name, &constants, options.target) {
             Ok(kernel) => {
                 eprintln!(
                     "{name}: {} ms, {} bytes of threadgroup memory, at most {} threads",

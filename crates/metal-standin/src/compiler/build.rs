@@ -11,7 +11,7 @@ pub(crate) fn entry_name(kernel: &str) -> String {
     format!("msl_entry_{clean}")
 }
 
-/// C++ text of the entry point. `present` says of each parameter whether it exists with these function constants.
+/// C++ text of the entry point; its names start with `msl_`, as a kernel may be called `t`. `present` says of each parameter whether it exists with these function constants.
 pub(crate) fn entry_point(kernel: &KernelFunction, present: &[bool], target: Target) -> String {
     let (mut parameters, mut arguments) = (Vec::new(), Vec::new());
     for (number, (parameter, present)) in kernel.parameters.iter().zip(present).enumerate() {
@@ -26,24 +26,24 @@ pub(crate) fn entry_point(kernel: &KernelFunction, present: &[bool], target: Tar
                 let address = match (target, argument.kind) {
                     _ if !present => "nullptr".to_string(),
                     (Target::Cpu, ArgumentKind::Threadgroup) => {
-                        format!("*({word} *const *)&b->threadgroup_memory[{}]", argument.index)
+                        format!("*({word} *const *)&msl_b->threadgroup_memory[{}]", argument.index)
                     }
-                    (Target::Cpu, _) => format!("*({word} *const *)&b->buffer[{}]", argument.index),
+                    (Target::Cpu, _) => format!("*({word} *const *)&msl_b->buffer[{}]", argument.index),
                     (Target::Nvidia, ArgumentKind::Threadgroup) => {
-                        parameters.push(format!("uint a{number}"));
-                        format!("msl_dynamic_threadgroup_memory() + a{number}")
+                        parameters.push(format!("uint msl_a{number}"));
+                        format!("msl_dynamic_threadgroup_memory() + msl_a{number}")
                     }
                     (Target::Nvidia, _) => {
                         let constant = if *read_only { "const " } else { "" };
                         let alone = if *unaliased { "__restrict " } else { "" };
-                        parameters.push(format!("{constant}{word} *{alone}a{number}"));
-                        format!("({word} *)a{number}")
+                        parameters.push(format!("{constant}{word} *{alone}msl_a{number}"));
+                        format!("({word} *)msl_a{number}")
                     }
                 };
                 format!("msl::{space}_{form}{{{address}}}")
             }
-            Origin::Input { field, vector: true } => format!("msl::vector_input(t->{field})"),
-            Origin::Input { field, vector: false } => format!("msl::scalar_input(t->{field})"),
+            Origin::Input { field, vector: true } => format!("msl::vector_input(msl_t->{field})"),
+            Origin::Input { field, vector: false } => format!("msl::scalar_input(msl_t->{field})"),
             Origin::Computed(expression) => (*expression).to_string(),
         });
     }
@@ -52,14 +52,17 @@ pub(crate) fn entry_point(kernel: &KernelFunction, present: &[bool], target: Tar
     let mut text = String::new();
     let _ = match target {
         Target::Cpu => {
-            writeln!(text, "MSL_ENTRY {entry}(const msl::bindings *b, const msl::thread_indices *t) {{ {call} }}")
-        }
-        Target::Nvidia => {
-            parameters.push("uint gx, uint gy, uint gz".into());
             writeln!(
                 text,
-                "MSL_ENTRY {entry}({}) {{ msl::thread_indices indices, *t = &indices; msl::read_indices(indices, gx, gy, \
-                 gz); if (msl::outside_grid(indices)) return; {call} }}",
+                "MSL_ENTRY {entry}(const msl::bindings *msl_b, const msl::thread_indices *msl_t) {{ {call} }}"
+            )
+        }
+        Target::Nvidia => {
+            parameters.push("uint msl_gx, uint msl_gy, uint msl_gz".into());
+            writeln!(
+                text,
+                "MSL_ENTRY {entry}({}) {{ msl::thread_indices msl_i, *msl_t = &msl_i; msl::read_indices(msl_i, msl_gx, msl_gy, \
+                 msl_gz); if (msl::outside_grid(msl_i)) return; {call} }}",
                 parameters.join(", ")
             )
         }

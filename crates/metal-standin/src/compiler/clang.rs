@@ -230,12 +230,12 @@ fn with_lines(messages: &str, source: &Source) -> String {
         let number = |part: Option<&str>| part.and_then(|n| n.parse::<usize>().ok());
         let (line, column) = (number(parts.next()), number(parts.next()));
         let _ = writeln!(result, "{message}");
-        if let (Some(line), Some(column)) = (line, column) {
-            if let Some(text) = source.text.lines().nth(line.wrapping_sub(1)) {
-                let blank: String =
-                    text.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-                let _ = writeln!(result, "{text}\n{blank}^");
-            }
+        if let (Some(line), Some(column)) = (line, column)
+            && let Some(text) = source.text.lines().nth(line.wrapping_sub(1))
+        {
+            let blank: String =
+                text.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let _ = writeln!(result, "{text}\n{blank}^");
         }
     }
     result.truncate(result.trim_end().len());
@@ -343,7 +343,7 @@ pub(crate) fn everything(text: &Text, source: &Source) -> Result<String, Diagnos
         "-S",
         "-emit-llvm",
     ]));
-    arguments.extend(strings(&["-femit-all-decls", "-gline-tables-only", "-o", "-", "-"]));
+    arguments.extend(strings(&["-femit-all-decls", "-gline-tables-only", "-fno-discard-value-names", "-o", "-", "-"]));
     run(&arguments, &text.text).map_err(|errors| translate(&errors.0, text, source))
 }
 

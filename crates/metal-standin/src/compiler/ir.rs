@@ -25,6 +25,13 @@ pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<Consta
                 line = line.replace(&format!(" void @{entry}("), &format!(" ptx_kernel void @{entry}("));
             }
         }
+        if line.starts_with("define ") && !line.contains("@msl_entry_") && !line.contains("@msl_present_") {
+            // Nobody else calls it: once inlined it is gone.
+            for linkage in ["linkonce_odr ", "weak_odr ", "dso_local ", "internal ", "available_externally "] {
+                line = line.replacen(linkage, "", 1);
+            }
+            line = line.replacen("define ", "define internal ", 1).replace(" comdat", "");
+        }
         if let Some(attributes) = line.strip_prefix("attributes #").filter(|l| !l.contains("noinline")) {
             line = format!("attributes #{}", attributes.replacen("= { ", "= { alwaysinline ", 1));
         }
@@ -49,7 +56,7 @@ pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<Consta
                 line = format!("{result} = getelementptr i8, ptr addrspace(3) @{name}, i64 0");
                 variables.insert(name, (bytes, align.max(16)));
             } else if call.contains("@msl_dynamic_threadgroup_memory(") {
-                line = format!("{result} = getelementptr i8, ptr addrspace(3) @msl.dynamic, i64 0");
+                line = format!("{result} = getelementptr i8, ptr addrspace(3) @msl_dynamic, i64 0");
             }
         }
         result.push_str(&line);
@@ -58,8 +65,8 @@ pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<Consta
     for (name, (bytes, align)) in variables {
         let _ = writeln!(result, "@{name} = internal addrspace(3) global [{bytes} x i8] undef, align {align}");
     }
-    if result.contains("@msl.dynamic,") {
-        result.push_str("@msl.dynamic = external addrspace(3) global [0 x i8], align 16\n");
+    if result.contains("@msl_dynamic,") {
+        result.push_str("@msl_dynamic = external addrspace(3) global [0 x i8], align 16\n");
     }
     result
 }
@@ -139,10 +146,10 @@ pub(crate) fn undefined(ir: &str) -> Vec<String> {
     let mut names = Vec::new();
     for line in ir.lines() {
         let external = line.starts_with('@') && line.contains(" = external ");
-        if external || line.starts_with("declare ") {
-            if let Some(rest) = line.split('@').nth(1) {
-                names.push(rest.split([' ', '(']).next().unwrap_or("").to_string());
-            }
+        if (external || line.starts_with("declare "))
+            && let Some(rest) = line.split('@').nth(1)
+        {
+            names.push(rest.split([' ', '(']).next().unwrap_or("").to_string());
         }
     }
     names

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::lexer::{self, Place, Token};
@@ -112,10 +112,10 @@ impl Library {
         let extension = if target == Target::Cpu { "ll" } else { "ptx" };
         let code = cache::directory().join(format!("{key}.{extension}"));
         let about = cache::directory().join(format!("{key}.kernel"));
-        if let Some(kernel) = std::fs::read_to_string(&about).ok().and_then(|text| kernel_from(&text, &code)) {
-            if code.exists() {
-                return Ok(kernel);
-            }
+        if let Some(kernel) = std::fs::read_to_string(&about).ok().and_then(|text| kernel_from(&text, &code))
+            && code.exists()
+        {
+            return Ok(kernel);
         }
         let kernel = self.make(name, &given, target, &code)?;
         cache::write(&about, kernel_text(&kernel).as_bytes())?;
@@ -132,7 +132,7 @@ impl Library {
         name: &str,
         given: &[(u32, ConstantValue)],
         target: Target,
-        code: &PathBuf,
+        code: &Path,
     ) -> Result<Kernel, Diagnostics> {
         let parsed = self.parsed()?;
         let function = parsed.kernels.iter().find(|k| k.name == name);
@@ -186,7 +186,7 @@ impl Library {
             arguments: arguments.collect(),
             static_threadgroup_bytes,
             max_threads: function.max_threads,
-            code: Arc::new(code.clone()),
+            code: Arc::new(code.to_path_buf()),
         })
     }
 
@@ -275,8 +275,9 @@ fn entries_of(program: &Program) -> Vec<Entry> {
     }
     let entry = |kernel: &KernelFunction| {
         let mut seen: HashSet<&str> = HashSet::new();
-        let first = kernel.callee.split('<').next().unwrap_or("").rsplit("::").next().unwrap_or("");
-        let mut open = vec![first];
+        // The kernel, and functions that are its template's arguments.
+        let names = kernel.callee.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|name| !name.is_empty());
+        let mut open: Vec<&str> = names.collect();
         open.extend(kernel.parameters.iter().filter_map(|p| p.condition.as_deref()));
         while let Some(name) = open.pop() {
             if seen.insert(name) {

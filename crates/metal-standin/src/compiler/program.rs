@@ -128,13 +128,13 @@ const INPUTS: [(&str, &str, bool); 13] = [
 
 /// Inputs that are computed from those.
 const COMPUTED: [(&str, &str); 5] = [
-    ("quadgroup_index_in_threadgroup", "msl::scalar_input(t->thread_index_in_threadgroup / 4)"),
-    ("thread_index_in_quadgroup", "msl::scalar_input(t->thread_index_in_threadgroup % 4)"),
-    ("quadgroups_per_threadgroup", "msl::scalar_input(t->simdgroups_per_threadgroup * 8)"),
+    ("quadgroup_index_in_threadgroup", "msl::scalar_input(msl_t->thread_index_in_threadgroup / 4)"),
+    ("thread_index_in_quadgroup", "msl::scalar_input(msl_t->thread_index_in_threadgroup % 4)"),
+    ("quadgroups_per_threadgroup", "msl::scalar_input(msl_t->simdgroups_per_threadgroup * 8)"),
     (
         "dispatch_simdgroups_per_threadgroup",
-        "msl::scalar_input((t->dispatch_threads_per_threadgroup[0] * t->dispatch_threads_per_threadgroup[1] * \
-         t->dispatch_threads_per_threadgroup[2] + 31) / 32)",
+        "msl::scalar_input((msl_t->dispatch_threads_per_threadgroup[0] * msl_t->dispatch_threads_per_threadgroup[1] * \
+         msl_t->dispatch_threads_per_threadgroup[2] + 31) / 32)",
     ),
     ("grid_origin", "msl::scalar_input(0)"),
 ];

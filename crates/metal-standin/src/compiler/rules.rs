@@ -107,7 +107,10 @@ impl Checker<'_> {
         }
         // `float (*f)(float)`.
         // As a template's argument a function is known when it is compiled, and may be pointed to.
-        let declares = token.is("(") && !self.templates.iter().any(|t| t.contains(&at)) && self.is(at + 1, "*") && tokens.get(at + 2).is_some_and(Token::is_name);
+        let declares = token.is("(")
+            && !self.templates.iter().any(|t| t.contains(&at))
+            && self.is(at + 1, "*")
+            && tokens.get(at + 2).is_some_and(Token::is_name);
         if declares && self.is(at + 3, ")") && self.is(at + 4, "(") && self.is_type_name(at.wrapping_sub(1)) {
             self.fault(at + 2, "pointers to functions are not supported in Metal".into());
         }
@@ -258,23 +261,29 @@ fn circle<'a>(calls: &HashMap<&'a str, HashSet<&'a str>>) -> Option<&'a str> {
     names.into_iter().find(|name| reaches(name))
 }
 
-/// Recursion in unoptimized IR with line tables: every function with those it calls.
+/// Recursion in unoptimized IR with line tables: every function with those it calls. A method that calls itself is let
+/// pass: Apple's compiler takes the one in MLX (`LoopedElemToLoc::next`, a call in tail position that becomes a loop).
 pub(crate) fn recursion(ir: &str, text: &Text) -> Option<Fault> {
     let mut calls: HashMap<&str, HashSet<&str>> = HashMap::new();
     let mut debug: HashMap<&str, &str> = HashMap::new();
-    let mut current = "";
+    let (mut current, mut is_method) = ("", false);
     let symbol = |text: &'static str, line: &str| line.find(text).map(|at| at + text.len());
     for line in ir.lines() {
         if line.starts_with("define ") {
             let Some(at) = symbol("@", line) else { continue };
             current = line[at..].split('(').next().unwrap_or("");
+            is_method = line.contains("%this");
             calls.entry(current).or_default();
             if let Some((_, number)) = line.split_once("!dbg ") {
                 debug.insert(current, number.split([' ', '{']).next().unwrap_or(""));
             }
-        } else if line.contains(" call ") && !current.is_empty() {
-            if let Some(at) = symbol("@", line) {
-                calls.entry(current).or_default().insert(line[at..].split('(').next().unwrap_or(""));
+        } else if line.contains(" call ")
+            && !current.is_empty()
+            && let Some(at) = symbol("@", line)
+        {
+            let callee = line[at..].split('(').next().unwrap_or("");
+            if !(is_method && callee == current) {
+                calls.entry(current).or_default().insert(callee);
             }
         }
     }

@@ -86,7 +86,9 @@ impl Rewriter<'_> {
                 _ => format!("{:?}", tokens[last].kind),
             };
             let plain = |last: usize| tokens[last].kind == Kind::Number || tokens[last].kind == Kind::Text;
-            if i < tokens.len() && form(colon - 1) != form(i - 1) && !plain(colon - 1) && !plain(i - 1) {
+            let in_template = i < tokens.len() && self.is(i - 1, ">");
+            if i < tokens.len() && !in_template && form(colon - 1) != form(i - 1) && !plain(colon - 1) && !plain(i - 1)
+            {
                 self.insert_after(at, "msl::value(");
                 self.insert_before(colon, ")");
                 self.insert_after(colon, "msl::value(");

@@ -29,7 +29,8 @@ impl<'a> Rewriter<'a> {
         let body = &tokens[found.body.start + 1..found.body.end];
         // `S(…)`, and `S<T>(…)` where only a declaration can be: the parentheses of its own constructors.
         let constructors = (found.body.start + 1..found.body.end).filter_map(|at| {
-            let arguments = self.is(at + 1, "<") && matches!(&*tokens[at - 1].text, "constexpr" | ";" | "{" | "}" | ")");
+            let arguments =
+                self.is(at + 1, "<") && matches!(&*tokens[at - 1].text, "constexpr" | ";" | "{" | "}" | ")");
             let next = if arguments { closing_angle(tokens, at + 1).unwrap_or(at) } else { at };
             (tokens[at].is(&name) && self.is(next + 1, "(")).then_some(next + 1)
         });
@@ -83,10 +84,12 @@ impl<'a> Rewriter<'a> {
         }
         let constructors = if anonymous_union { "MSL_UNION_CONSTRUCTORS" } else { "MSL_CONSTRUCTORS" };
         let (public, private) = if is_class { ("public: ", "private: ") } else { ("", "") };
+        let local = self.program.functions.iter().any(|f| f.body.contains(&found.keyword));
+        let kind = if local { "MSL_LOCAL_ASSIGNMENTS" } else { "MSL_ASSIGNMENTS" };
         // A constant field forbids assignment.
         let fixed =
             self.fields(found).is_some_and(|f| f.iter().any(|f| f.0.starts_with("const ") && !f.0.ends_with('*')));
-        let assignments = if fixed { String::new() } else { format!("MSL_ASSIGNMENTS({name})") };
+        let assignments = if fixed { String::new() } else { format!("{kind}({name})") };
         let text = format!("{public}{own}{constructors}({name}) {assignments} {private}");
         self.insert_after(found.body.start, text);
     }
