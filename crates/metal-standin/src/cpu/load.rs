@@ -96,7 +96,7 @@ fn compile(source: &Path, text: &str, entry: &str, checked: bool) -> Result<Path
     write(&rewritten, &ir::rewrite(&text, entry, checked)?)?;
     let optimise = ["-O2", "-fPIC", processor, "-Wno-override-module", "-fstack-usage", "-c"];
     run(&optimise, &rewritten, &object)?;
-    run(&["-shared"], &object, &shared)?;
+    run(&["-shared", "-Wl,--no-as-needed", "-lm"], &object, &shared)?;
     for (from, to) in [(&stack, &usage), (&shared, &library)] {
         fs::rename(from, to).map_err(|why| format!("{}: {why}", to.display()))?;
     }
