@@ -136,8 +136,12 @@ impl Library {
             None => Ok(source.text.into()),
             Some(directory) => {
                 let path = directory.join(source.file);
-                std::fs::read_to_string(&path)
-                    .map_err(|error| format!("{}: {error} (kernels are read from there, not from the binary: see FS_METAL_SOURCE_DIR)", path.display()))
+                std::fs::read_to_string(&path).map_err(|error| {
+                    format!(
+                        "{}: {error} (kernels are read from there, not from the binary: see FS_METAL_SOURCE_DIR)",
+                        path.display()
+                    )
+                })
             }
         }
     }
