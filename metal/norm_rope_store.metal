@@ -9,14 +9,17 @@
 // needs no exchange, and the norm's sum is one `simd_sum`. Where head_dim / 2 is a multiple of 32, the 32 lanes hold 32
 // elements in a row, which are a block of the q8 cache. As five kernels (two norms, two rotations, the store of keys and of
 // values) this would write and read q and k three times over and wait for four barriers; the data are a few kilobytes, so the
-// waiting is the cost.
+// waiting is the cost. For that reason too, everything that is read is asked for before the first sum: one wait for memory
+// in place of two.
 
 #include "kv_cache.h"
+
+// At most 512.
+constant uint HEAD_DIM [[function_constant(0)]];
 
 struct NormRopeStoreShape {
     uint heads;
     uint kv_heads;
-    uint head_dim;
     // The position of the first token, and how many there is room for.
     uint start;
     uint capacity;
@@ -37,19 +40,20 @@ kernel void norm_rope_store(
     uint2 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]])
 {
-    uint head = group.x, token = group.y, pairs = shape.head_dim / 2;
-    uint stride = (shape.head_dim + 31) / 32 * 32, rows = shape.kv_heads * shape.capacity;
+    const uint pairs = HEAD_DIM / 2, stride = (HEAD_DIM + 31) / 32 * 32;
     // Lanes step over pairs together, also those that have none left: the store is done by all 32.
-    uint steps = (pairs + 31) / 32;
+    const uint steps = (pairs + 31) / 32;
+    uint head = group.x, token = group.y, rows = shape.kv_heads * shape.capacity;
 
     if (head >= shape.heads + shape.kv_heads) {
         head -= shape.heads + shape.kv_heads;
-        device const float *in = v + (ulong(token) * shape.kv_heads + head) * shape.head_dim;
+        device const float *in = v + (ulong(token) * shape.kv_heads + head) * HEAD_DIM;
         uint row = head * shape.capacity + shape.start + token;
-        for (uint i = lane; i < stride; i += 32) {
-            bool inside = i < shape.head_dim;
-            float value = inside ? in[i] : 0.0f;
-            Kv::store(values, row, stride, rows, i, value, inside);
+#pragma unroll
+        for (uint step = 0; step < stride / 32; step++) {
+            uint i = step * 32 + lane;
+            bool inside = i < HEAD_DIM;
+            Kv::store(values, row, stride, rows, i, inside ? in[i] : 0.0f, inside);
         }
         return;
     }
@@ -57,28 +61,36 @@ kernel void norm_rope_store(
     bool is_query = head < shape.heads;
     uint kv_head = is_query ? 0 : head - shape.heads;
     device const float *norm = is_query ? q_norm : k_norm;
-    ulong at = is_query ? (ulong(token) * shape.heads + head) * shape.head_dim
-                        : (ulong(token) * shape.kv_heads + kv_head) * shape.head_dim;
+    ulong at = is_query ? (ulong(token) * shape.heads + head) * HEAD_DIM
+                        : (ulong(token) * shape.kv_heads + kv_head) * HEAD_DIM;
     device const float *in = is_query ? (device const float *)q + at : k + at;
+    device const float *angles = cos_sin + ulong(token) * HEAD_DIM;
 
+    // (x[i], x[i + pairs]), the norm's weights for them, and their angle's cosine and sine.
+    float2 pair[8], weight[8], angle[8];
     float sum = 0.0f;
-    for (uint i = lane; i < shape.head_dim; i += 32) {
-        sum = fma(in[i], in[i], sum);
+#pragma unroll
+    for (uint step = 0; step < steps; step++) {
+        uint i = min(step * 32 + lane, pairs - 1);
+        pair[step] = float2(in[i], in[i + pairs]);
+        weight[step] = float2(norm[i], norm[i + pairs]);
+        angle[step] = float2(angles[i], angles[i + pairs]);
     }
-    float scale = 1.0f / sqrt(simd_sum(sum) / float(shape.head_dim) + shape.eps);
+#pragma unroll
+    for (uint step = 0; step < steps; step++) {
+        float2 x = step * 32 + lane < pairs ? pair[step] : float2(0.0f);
+        sum = fma(x.x, x.x, fma(x.y, x.y, sum));
+    }
+    float scale = 1.0f / sqrt(simd_sum(sum) / float(HEAD_DIM) + shape.eps);
 
-    device const float *angles = cos_sin + ulong(token) * shape.head_dim;
     uint row = kv_head * shape.capacity + shape.start + token;
+#pragma unroll
     for (uint step = 0; step < steps; step++) {
         uint i = step * 32 + lane;
         bool inside = i < pairs;
-        float low = 0.0f, high = 0.0f;
-        if (inside) {
-            float a = in[i] * scale * norm[i], b = in[i + pairs] * scale * norm[i + pairs];
-            float c = angles[i], s = angles[i + pairs];
-            low = a * c - b * s;
-            high = b * c + a * s;
-        }
+        float2 x = pair[step] * scale * weight[step];
+        float low = x.x * angle[step].x - x.y * angle[step].y;
+        float high = x.y * angle[step].x + x.x * angle[step].y;
         if (!is_query) {
             Kv::store(keys, row, stride, rows, i, low, inside);
             Kv::store(keys, row, stride, rows, i + pairs, high, inside);

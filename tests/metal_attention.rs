@@ -12,6 +12,7 @@ use failed_star::backend::reference::Reference;
 use failed_star::backend::{Backend, CachePosition, Heads};
 use failed_star::model::kv_cache::{KvDType, KvLayout};
 use failed_star::session::verify::{Rounding, contract};
+use failed_star::weights::{DType, SharedBytes, Tensor};
 
 /// A device that checks, whatever the environment says; a Mac has its own.
 fn device() {
@@ -244,6 +245,70 @@ fn faults_in_prefill_are_caught() {
         ("sum[d].thread_elements()[0] *= shrink;".into(), "".into()),
     ];
     caught("attention_prefill.metal", &faults, &[(0, 33), (60, 20)]);
+}
+
+/// The fused norm, rotation and store, seen in the queries and in what attention makes of the cache.
+fn norm_rope_store<B: Backend>(backend: &B, case: Case) -> Result<Vec<f32>, String> {
+    let Case { dtype, head_dim, kv_heads, group, start, tokens } = case;
+    let mut random = Random(9);
+    let mut buffer = |len: usize| {
+        let mut buffer = backend.buffer(len);
+        backend.write(&mut buffer, &random.values(len));
+        buffer
+    };
+    let heads = Heads { heads: kv_heads * group, kv_heads, head_dim };
+    let [before, at] = [(0, start), (start, tokens)].map(|(start, tokens)| CachePosition { layer: 0, start, tokens });
+    let mut cache = backend.kv_cache(KvLayout { layers: 1, kv_heads, head_dim, dtype });
+    backend.reserve_kv(&mut cache, start + tokens);
+    let values = kv_heads * head_dim;
+    backend.store_kv(&mut cache, &buffer(start * values), &buffer(start * values), before);
+    let [mut q, mut k, mut v] = [group, 1, 1].map(|n| buffer(tokens * values * n));
+    let weight = |values: &[f32]| {
+        let data = SharedBytes::from_vec(values.iter().flat_map(|v| v.to_le_bytes()).collect()).aligned();
+        let (name, file) = ("test".to_owned(), "test".into());
+        backend.load(&Tensor { name, dtype: DType::F32, shape: vec![values.len()], data, file, offset: 0 })
+    };
+    let norms = [3, 4].map(|seed| weight(&Random(seed).values(head_dim)).expect("a weight"));
+    let cos_sin = buffer(tokens * head_dim);
+    backend.norm_rope_store([&mut q, &mut k, &mut v], [&norms[0], &norms[1]], 1e-6, &cos_sin, &mut cache, heads, at);
+    let mut out = buffer(tokens * values * group);
+    backend.attention(&mut out, &q, &cache, heads, at);
+    let mut found = backend.read(&q, tokens * values * group).map_err(|error| error.to_string())?;
+    found.extend(backend.read(&out, tokens * values * group).map_err(|error| error.to_string())?);
+    Ok(found)
+}
+
+#[test]
+fn faults_in_norm_rope_store_are_caught() {
+    device();
+    // f32, since a last bit's difference can become one of rounding.
+    let case = |head_dim, start, tokens| Case { dtype: F32, head_dim, kv_heads: 2, group: 2, start, tokens };
+    let cases = [case(128, 33, 2), case(80, 3, 1), case(6, 0, 3)];
+    let agrees = |metal: &Metal, case| {
+        let (expected, found) = (norm_rope_store(&Reference, case)?, norm_rope_store(metal, case)?);
+        let record = Record::new("attention", None, &expected, &found);
+        match record.nmse <= contract("attention", Rounding::None) {
+            true => Ok(()),
+            false => Err(format!("{case:?}: {record:?}")),
+        }
+    };
+    let metal = Metal::new(false).expect("a device");
+    for case in cases {
+        agrees(&metal, case).unwrap_or_else(|message| panic!("{message}"));
+    }
+    let faults = [
+        // The next position's row, the other half's weight and angle, a sum without its second half, a lane beyond the end.
+        ("uint row = kv_head * shape.capacity + shape.start + token", "uint row = kv_head * shape.capacity + token"),
+        ("norm[i + pairs]", "norm[i]"),
+        ("x.x * angle[step].y", "x.x * angle[step].x"),
+        ("fma(x.x, x.x, fma(x.y, x.y, sum))", "fma(x.x, x.x, sum)"),
+        ("step * 32 + lane < pairs ? pair[step] : float2(0.0f)", "pair[step]"),
+    ];
+    for (from, to) in faults {
+        let (_directory, metal) = planted("norm_rope_store.metal", from, to);
+        let found = cases.iter().find_map(|&case| agrees(&metal, case).err());
+        assert!(found.is_some(), "nobody sees `{to}` in place of `{from}`");
+    }
 }
 
 /// Each fault must make one of the cases fail, and none fails without one.

@@ -128,14 +128,7 @@ fn decode(metal: &Metal, out: &MetalBuffer, q: &MetalBuffer, cache: &MetalKvCach
     let Some(sums) = metal.noted(sums) else { return };
     metal.encode(
         &kernel,
-        &[
-            Arg::Bytes(bytes_of(&shape)),
-            Arg::In(q),
-            Arg::In(keys),
-            Arg::In(values),
-            Arg::Out(out),
-            Arg::Out(&sums),
-        ],
+        &[Arg::Bytes(bytes_of(&shape)), Arg::In(q), Arg::In(keys), Arg::In(values), Arg::Out(out), Arg::Out(&sums)],
         Grid { groups: [heads / at_once, pieces, at.tokens], threads: 256 },
     );
     if pieces > 1 {

@@ -242,7 +242,6 @@ struct StoreShape {
 struct NormRopeStoreShape {
     heads: u32,
     kv_heads: u32,
-    head_dim: u32,
     start: u32,
     capacity: u32,
     eps: f32,
@@ -497,8 +496,10 @@ impl Backend for Metal {
         heads: Heads,
         at: CachePosition,
     ) {
-        // The fused kernel keeps a pair's two halves in one lane, and a block of q8 in one row of lanes.
-        if self.plain || (cache.layout.dtype == KvDType::Q8 && !heads.head_dim.is_multiple_of(2 * TILE)) {
+        // The fused kernel keeps a pair's two halves in one lane, at most 8 of them, and a block of q8 in one row of lanes.
+        let block = if cache.layout.dtype == KvDType::Q8 { 2 * TILE } else { 2 };
+        let odd = heads.head_dim > 512 || !heads.head_dim.is_multiple_of(block);
+        if self.plain || odd {
             return plain::norm_rope_store(self, [q, k, v], norms, eps, cos_sin, cache, heads, at);
         }
         memory!(q, k, v, cos_sin);
@@ -507,9 +508,11 @@ impl Backend for Metal {
         let groups = heads + 2 * kv_heads;
         let [heads, kv_heads, head_dim] = [heads, kv_heads, head_dim].map(|n| n as u32);
         let [start, capacity] = [at.start, cache.capacity].map(|n| n as u32);
-        let shape = NormRopeStoreShape { heads, kv_heads, head_dim, start, capacity, eps };
+        let shape = NormRopeStoreShape { heads, kv_heads, start, capacity, eps };
+        let mut kernel = by_kv_dtype!("norm_rope_store.metal", "norm_rope_store", cache.layout.dtype);
+        kernel.constants = vec![(0, objc::Value::Uint(head_dim))];
         self.encode(
-            &by_kv_dtype!("norm_rope_store.metal", "norm_rope_store", cache.layout.dtype),
+            &kernel,
             &[
                 Arg::Bytes(bytes_of(&shape)),
                 Arg::Out(q),
