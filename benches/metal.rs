@@ -109,7 +109,7 @@ mod bench {
                 }
                 let features: Vec<usize> = features.iter().map(|n| if smoke { n / 64 } else { *n }).collect();
                 let total: usize = features.iter().map(|n| dtype.bytes(n * columns).unwrap()).sum();
-                let copies = if smoke { 2 } else { (300 << 20_usize).div_ceil(total).max(2) };
+                let copies = if smoke { 2 } else { (300_usize << 20).div_ceil(total).max(2) };
                 let tensors: Vec<Tensor> = features.iter().map(|n| tensor(dtype, *n, columns)).collect();
                 let load = |tensor: &Tensor| metal.load(tensor).expect("there is memory");
                 let layers: Vec<Vec<MetalWeight>> = (0..copies).map(|_| tensors.iter().map(load).collect()).collect();
