@@ -73,10 +73,7 @@ impl DeviceArgs {
     /// Refuses what contradicts itself, and warns of what is slow.
     fn check(&self) {
         if self.simd.is_some() && !matches!(self.backend, BackendKind::Auto | BackendKind::Cpu) {
-            usage_error(
-                ErrorKind::ArgumentConflict,
-                "--simd is for the cpu backend; the others have no SIMD levels",
-            );
+            usage_error(ErrorKind::ArgumentConflict, "--simd is for the cpu backend; the others have no SIMD levels");
         }
         let cores = std::thread::available_parallelism().map_or(usize::MAX, |n| n.get());
         if let Some(threads) = self.threads.filter(|&threads| usize::from(threads) > cores && !self.quiet) {

@@ -42,6 +42,7 @@ mod tests {
     #[test]
     fn the_second_round_knows_what_comes_next() {
         let order = Order::default();
+        #[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
         let jobs: [Memory; 3] = [vec![10..20, 40..50], vec![20..30], vec![60..90]];
         for job in &jobs {
             assert!(order.next_after(job.clone()).is_empty(), "nothing has followed on {job:?} yet");

@@ -192,7 +192,7 @@ macro_rules! memory {
         let ($(Some($buffer),)*) = ($($buffer.memory(),)*) else { return };
     };
 }
-pub(self) use memory;
+use memory;
 
 // The kernels' parameters, at buffer index 0; `metal/` declares each under the same name, with the same fields.
 
@@ -260,7 +260,7 @@ macro_rules! by_kv_dtype {
         )
     };
 }
-pub(self) use by_kv_dtype;
+use by_kv_dtype;
 
 impl Backend for Metal {
     type Weight = MetalWeight;

@@ -1,4 +1,5 @@
-//! Talking to Metal: the Objective-C runtime, called directly. All of the backend's `unsafe` is in this file.
+//! Talking to Metal: the Objective-C runtime, called directly. All of the backend's `unsafe` is in this file, which is why it is
+//! longer than others.
 //!
 //! Sending a message `[receiver selector: argument]` is a call of `objc_msgSend(receiver, selector, argument)`, made as if it
 //! had the method's own signature. A wrong signature compiles, links, and then reads the wrong register; so every message is
@@ -345,7 +346,7 @@ macro_rules! messages {
     };
     ($($kind:ident { $($how:tt $name:ident $selector:literal ($($argument:ident: $type:ty),*) -> $answer:ty;)* })*) => {
         $(
-            #[allow(missing_docs, reason = "Apple's name for it says what it is")]
+            #[allow(missing_docs, clippy::upper_case_acronyms, reason = "Apple's name for it, which says what it is")]
             pub(super) enum $kind {}
             impl Kind for $kind {
                 const NAME: &'static CStr = match CStr::from_bytes_with_nul(concat!(stringify!($kind), "\0").as_bytes()) {
