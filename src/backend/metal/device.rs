@@ -37,6 +37,9 @@ const FAMILIES: [(i64, &str); 5] = [
     (FAMILY_METAL4, "Metal4"),
 ];
 
+/// Bytes that are copied to the GPU at a time.
+const UPLOAD: usize = 16 << 20;
+
 impl Device {
     /// The system's default device. Its GPU must be an M1's or a later one's, since the kernels use SIMD-group reductions and
     /// 8x8 matrices of SIMD-groups, which Apple7 is the first to have.
@@ -71,6 +74,38 @@ impl Device {
     /// Memory that only kernels reach.
     pub(super) fn private(&self, bytes: usize) -> Result<Memory, String> {
         self.memory(bytes, STORAGE_PRIVATE)
+    }
+
+    /// `bytes` in memory of the GPU's own: weights, which the CPU never looks at again. They pass through a small buffer that
+    /// both reach.
+    pub(super) fn upload(&self, bytes: &[u8]) -> Result<Object<objc::MTLBuffer>, String> {
+        let buffer = self.private(bytes.len().next_multiple_of(4))?.buffer;
+        for (i, piece) in bytes.chunks(UPLOAD).enumerate() {
+            objc::pool(|| {
+                // Metal copies whole words.
+                let mut words = std::borrow::Cow::Borrowed(piece);
+                if !piece.len().is_multiple_of(4) {
+                    words.to_mut().resize(piece.len().next_multiple_of(4), 0);
+                }
+                let staged = self.object.buffer_of(&words);
+                let staged =
+                    staged.ok_or_else(|| format!("no memory for {} bytes on their way to the GPU", piece.len()))?;
+                let commands = self.queue.command_buffer().ok_or("Metal gave no command buffer")?;
+                let encoder = commands.blit_command_encoder().ok_or("Metal gave no command encoder")?;
+                encoder.copy(&staged, 0, &buffer, (i * UPLOAD) as u64, words.len() as u64);
+                encoder.end_encoding();
+                commands.commit();
+                commands.wait_until_completed();
+                match commands.status() {
+                    objc::STATUS_COMPLETED => Ok(()),
+                    status => {
+                        let reason = commands.error().map(|error| error.message());
+                        Err(format!("a copy to the GPU failed: {}", reason.unwrap_or(format!("status {status}"))))
+                    }
+                }
+            })?;
+        }
+        Ok(buffer)
     }
 
     /// Memory that the CPU reaches as well.

@@ -429,6 +429,7 @@ messages! {
     }
     MTLCommandBuffer {
         - compute_command_encoder c"computeCommandEncoderWithDispatchType:" (kind: u64) -> Autoreleased<MTLComputeCommandEncoder>;
+        - blit_command_encoder c"blitCommandEncoder" () -> Autoreleased<MTLBlitCommandEncoder>;
         - commit c"commit" () -> ();
         - wait_until_completed c"waitUntilCompleted" () -> ();
         - status c"status" () -> u64;
@@ -443,6 +444,11 @@ messages! {
         - set_threadgroup_memory_length c"setThreadgroupMemoryLength:atIndex:" (length: u64, index: u64) -> ();
         - dispatch_threadgroups c"dispatchThreadgroups:threadsPerThreadgroup:" (groups: Size, threads: Size) -> ();
         - memory_barrier c"memoryBarrierWithScope:" (scope: u64) -> ();
+        - end_encoding c"endEncoding" () -> ();
+    }
+    MTLBlitCommandEncoder {
+        - copy c"copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:"
+            (from: &Object<MTLBuffer>, at: u64, to: &Object<MTLBuffer>, to_at: u64, size: u64) -> ();
         - end_encoding c"endEncoding" () -> ();
     }
     MTLCaptureManager {

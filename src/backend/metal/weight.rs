@@ -49,8 +49,7 @@ impl MetalWeight {
             return Err(format!("{}: shape {:?} is too large for the kernels", tensor.name, tensor.shape));
         }
         let copy = |bytes: &[u8]| {
-            let buffer = device.object.buffer_of(bytes).map(Place::Copied);
-            buffer.ok_or_else(|| format!("{}: no memory for {} bytes", tensor.name, bytes.len()))
+            device.upload(bytes).map(Place::Copied).map_err(|reason| format!("{}: {reason}", tensor.name))
         };
         if tensor.shape.len() == 1 {
             let place = copy(bytemuck::cast_slice(&matrix.to_f32()))?;
