@@ -241,6 +241,7 @@ impl Headers {
     }
 
     /// The value of an expression as it is written in those sources: numbers, names, `<<`, `+`, `|`.
+    #[allow(clippy::only_used_in_recursion, reason = "it names whose value is looked for")]
     fn value(&self, of: &str, expression: &str) -> Option<i128> {
         let expression = expression.trim();
         let wrapped =

@@ -61,6 +61,7 @@ impl Bench {
 
     pub fn shared<T: Copy>(&self, values: &[T]) -> Memory<'_> {
         let allocation = self.executor.allocate(size_of_val(values), Storage::Shared).unwrap();
+        // SAFETY: the allocation was made for as many values.
         unsafe { allocation.host.cast::<T>().copy_from_nonoverlapping(values.as_ptr(), values.len()) };
         Memory { bench: self, allocation, offset: 0, label: String::new() }
     }
@@ -91,6 +92,7 @@ impl Memory<'_> {
 
     pub fn read<T: Copy>(&self) -> Vec<T> {
         let count = self.allocation.length / size_of::<T>();
+        // SAFETY: the CPU executor's addresses are the host's, and the allocation holds as many values.
         unsafe { std::slice::from_raw_parts(self.allocation.device as *const T, count) }.to_vec()
     }
 }
