@@ -1,10 +1,14 @@
 //! The fast attention kernels of the Metal backend against the reference, on both sides of every edge of theirs, and whether
 //! the tests would see it if a kernel were wrong: faults are planted into the sources, and each must be caught.
 //!
-//! On Linux the stand-in runs them with bounds, races, uninitialised memory and missing barriers checked, in an order of
-//! threads made from `METAL_STANDIN_SHUFFLE` (1 without it).
+//! On Linux the stand-in runs them with every access checked; see `support/metal.rs`.
 
 #![cfg(any(target_os = "macos", feature = "metal-standin"))]
+
+#[path = "support/metal.rs"]
+mod metal;
+#[path = "support/random.rs"]
+mod random;
 
 use failed_star::backend::compare::Record;
 use failed_star::backend::metal::Metal;
@@ -13,40 +17,8 @@ use failed_star::backend::{Backend, CachePosition, Heads};
 use failed_star::model::kv_cache::{KvDType, KvLayout};
 use failed_star::session::verify::{Rounding, contract};
 use failed_star::weights::{DType, SharedBytes, Tensor};
-
-/// A device that checks, whatever the environment says; a Mac has its own.
-fn device() {
-    #[cfg(not(target_os = "macos"))]
-    {
-        use metal_standin::cpu::{CpuExecutor, Options};
-        static CHECKED: std::sync::Once = std::sync::Once::new();
-        CHECKED.call_once(|| {
-            let shuffle = std::env::var("METAL_STANDIN_SHUFFLE").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-            if std::env::var("METAL_STANDIN").is_ok_and(|executor| executor != "cpu") {
-                return;
-            }
-            let executor = CpuExecutor::new(Options { check: true, shuffle: Some(shuffle) }).expect("an executor");
-            assert!(metal_standin::install(Box::new(executor)));
-        });
-    }
-}
-
-/// Numbers between -1 and 1 that are the same everywhere (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn values(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
-
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-}
+use metal::{checked, metal, planted};
+use random::Random;
 
 /// What attention is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -131,8 +103,7 @@ const SHAPES: [(KvDType, usize, usize, usize); 9] = [
 /// Positions on both sides of the edges of a SIMD-group's part (32), of a piece (256), and of four pieces.
 #[test]
 fn one_token_at_every_edge() {
-    device();
-    let metal = Metal::new(false).expect("a device");
+    let metal = metal(false);
     for (dtype, head_dim, kv_heads, group) in SHAPES {
         for positions in [1, 2, 31, 32, 33, 127, 128, 129, 255, 256, 257, 1025] {
             check(&metal, Case { dtype, head_dim, kv_heads, group, start: positions - 1, tokens: 1 });
@@ -143,16 +114,14 @@ fn one_token_at_every_edge() {
 /// Reduction of more pieces than a SIMD-group has lanes.
 #[test]
 fn one_token_at_a_great_depth() {
-    device();
-    let metal = Metal::new(false).expect("a device");
+    let metal = metal(false);
     check(&metal, Case { dtype: F16, head_dim: 64, kv_heads: 1, group: 1, start: 33 * 256, tokens: 1 });
 }
 
 /// As many tokens as are decoded one by one, and more, which fill tiles of 32 rows; at starts within a tile and within a piece.
 #[test]
 fn many_tokens_at_every_edge() {
-    device();
-    let metal = Metal::new(false).expect("a device");
+    let metal = metal(false);
     for (i, (dtype, head_dim, kv_heads, group)) in SHAPES.into_iter().enumerate() {
         for (j, tokens) in [2, 7, 8, 9, 16, 33].into_iter().enumerate() {
             let starts = [0, 1, 31, 32, 33, 100, 250, 255, 256, 257];
@@ -168,8 +137,7 @@ fn many_tokens_at_every_edge() {
 /// A score of NaN is seen by the positions that attend to it, and by no others; scores of -infinity weigh nothing.
 #[test]
 fn infinity_and_nan() {
-    device();
-    let metal = Metal::new(false).expect("a device");
+    let metal = metal(false);
     for (start, tokens) in [(40, 1), (300, 1), (30, 20)] {
         let case = Case { dtype: F32, head_dim: 128, kv_heads: 1, group: 2, start, tokens };
         for (key, position) in [(f32::NEG_INFINITY, 0), (f32::NEG_INFINITY, 33), (f32::NAN, 35)] {
@@ -185,29 +153,14 @@ fn infinity_and_nan() {
     }
 }
 
-/// The kernels' sources with one place of one file changed.
-fn planted(file: &str, from: &str, to: &str) -> (tempfile::TempDir, Metal) {
-    let directory = tempfile::tempdir().expect("a directory");
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/metal")).expect("the kernels") {
-        let path = entry.expect("a file").path();
-        let name = path.file_name().expect("a name");
-        let mut text = std::fs::read_to_string(&path).expect("a text");
-        if name == file {
-            assert!(text.contains(from), "{file} has no `{from}` to change");
-            text = text.replacen(from, to, 1);
-        }
-        std::fs::write(directory.path().join(name), text).expect("room on the disk");
-    }
-    let metal = Metal::with_sources(false, Some(directory.path().to_owned())).expect("a device");
-    (directory, metal)
-}
-
 const BARRIER: &str = "threadgroup_barrier(mem_flags::mem_threadgroup);";
 
 /// Faults in `attention_decode.metal`: what was right, what takes its place.
 #[test]
 fn faults_in_decode_are_caught() {
-    device();
+    if !checked() {
+        return eprintln!("skipped: this device checks no accesses, and may not outlive a wild one");
+    }
     let before = |line: &str| (format!("{BARRIER}\n        {line}"), line.to_owned());
     let faults = [
         // Without its barriers.
@@ -229,7 +182,9 @@ fn faults_in_decode_are_caught() {
 /// Faults in `attention_prefill.metal`.
 #[test]
 fn faults_in_prefill_are_caught() {
-    device();
+    if !checked() {
+        return eprintln!("skipped: this device checks no accesses, and may not outlive a wild one");
+    }
     let after = |line: &str| (format!("{line}\n        {BARRIER}"), line.to_owned());
     let faults = [
         // Without its barriers, in order.
@@ -280,7 +235,9 @@ fn norm_rope_store<B: Backend>(backend: &B, case: Case) -> Result<Vec<f32>, Stri
 
 #[test]
 fn faults_in_norm_rope_store_are_caught() {
-    device();
+    if !checked() {
+        return eprintln!("skipped: this device checks no accesses, and may not outlive a wild one");
+    }
     // f32, since a last bit's difference can become one of rounding.
     let case = |head_dim, start, tokens| Case { dtype: F32, head_dim, kv_heads: 2, group: 2, start, tokens };
     let cases = [case(128, 33, 2), case(80, 3, 1), case(6, 0, 3)];
@@ -292,7 +249,7 @@ fn faults_in_norm_rope_store_are_caught() {
             false => Err(format!("{case:?}: {record:?}")),
         }
     };
-    let metal = Metal::new(false).expect("a device");
+    let metal = metal(false);
     for case in cases {
         agrees(&metal, case).unwrap_or_else(|message| panic!("{message}"));
     }
@@ -317,7 +274,7 @@ fn caught(file: &str, faults: &[(String, String)], cases: &[(usize, usize)]) {
         .iter()
         .map(|&(start, tokens)| Case { dtype: F16, head_dim: 128, kv_heads: 1, group: 4, start, tokens })
         .collect();
-    let metal = Metal::new(false).expect("a device");
+    let metal = metal(false);
     cases.iter().for_each(|&case| check(&metal, case));
     for (from, to) in faults {
         let (_directory, metal) = planted(file, from, to);

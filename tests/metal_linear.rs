@@ -1,10 +1,14 @@
 //! Linear layers and the embedding of the Metal backend against the reference: every format, on both sides of every edge of
 //! rows, chunks, steps and segments, with outputs poisoned; and planted bugs, each of which must be found.
 //!
-//! `METAL_STANDIN_CHECK=1` and `METAL_STANDIN_SHUFFLE=SEED` are worth setting; without them, checks are on and the order is
-//! that of the threads.
+//! On Linux the stand-in runs them with every access checked; see `support/metal.rs`.
 
 #![cfg(any(target_os = "macos", feature = "metal-standin"))]
+
+#[path = "support/metal.rs"]
+mod metal;
+#[path = "support/random.rs"]
+mod random;
 
 use failed_star::backend::Backend;
 use failed_star::backend::compare::Record;
@@ -12,69 +16,13 @@ use failed_star::backend::metal::Metal;
 use failed_star::backend::reference::Reference;
 use failed_star::session::verify::{Rounding, contract};
 use failed_star::weights::{DType, SharedBytes, Tensor};
-use half::{bf16, f16};
+use metal::{checked, metal, planted};
+use random::{Random, tensor};
 use std::io::{Seek, Write};
 
 const BATCHES: [usize; 7] = [1, 2, 3, 7, 8, 9, 33];
 const FORMATS: [DType; 8] =
     [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4K, DType::Q5K, DType::Q6K];
-
-/// Numbers between -1 and 1 that are the same everywhere (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn values(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
-
-    /// Any bytes are valid codes; the f16 scales among them are made numbers of the size that they have in a model.
-    fn bytes(&mut self, dtype: DType, len: usize) -> Vec<u8> {
-        let scales: &[usize] = match dtype {
-            DType::F32 => return (0..len).flat_map(|_| self.next().to_le_bytes()).collect(),
-            DType::F16 => return (0..len).flat_map(|_| f16::from_f32(self.next()).to_le_bytes()).collect(),
-            DType::BF16 => return (0..len).flat_map(|_| bf16::from_f32(self.next()).to_le_bytes()).collect(),
-            DType::Q8_0 | DType::Q4_0 => &[0],
-            DType::Q4K | DType::Q5K => &[0, 2],
-            DType::Q6K => &[208],
-        };
-        let mut bytes: Vec<u8> = (0..dtype.bytes(len).unwrap()).map(|_| (self.next() * 128.0) as i8 as u8).collect();
-        for block in bytes.chunks_exact_mut(dtype.layout().block_bytes) {
-            for &at in scales {
-                block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.next()).to_le_bytes());
-            }
-        }
-        bytes
-    }
-
-    fn tensor(&mut self, dtype: DType, shape: [usize; 2]) -> Tensor {
-        let data = SharedBytes::from_vec(self.bytes(dtype, shape[0] * shape[1])).aligned();
-        tensor(dtype, shape, data)
-    }
-}
-
-fn tensor(dtype: DType, shape: [usize; 2], data: SharedBytes) -> Tensor {
-    Tensor { name: "test".into(), dtype, shape: shape.to_vec(), data, file: "test".into(), offset: 0 }
-}
-
-fn metal(plain: bool) -> Metal {
-    #[cfg(not(target_os = "macos"))]
-    {
-        use metal_standin::cpu::{CpuExecutor, Options};
-        let from_environment = Options::from_environment();
-        let options = Options { check: true, ..from_environment };
-        // The first test to come here chooses; the others find it chosen.
-        let _ = metal_standin::install(Box::new(CpuExecutor::new(options).expect("an executor")));
-    }
-    Metal::new(plain).expect("a device")
-}
 
 /// Runs an operation on outputs full of NaN with a guard behind them.
 fn run(
@@ -120,7 +68,7 @@ fn input(metal: &Metal, values: &[f32]) -> <Metal as Backend>::Buffer {
 /// `linear` and `linear_add` of one shape.
 fn check_linear(metal: &Metal, random: &mut Random, dtype: DType, features: usize, columns: usize, rows: usize) {
     let what = format!("{rows} x {columns} -> {features} {dtype}");
-    let weight = random.tensor(dtype, [features, columns]);
+    let weight = random.tensor(dtype, &[features, columns]);
     let values = random.values(rows * columns);
     let mut expected = vec![0.0; rows * features];
     Reference.linear(&mut expected, &values, &Reference.load(&weight).unwrap(), rows);
@@ -200,9 +148,9 @@ fn fused() {
                 continue;
             }
             let what = format!("{rows} x {columns} -> {features:?} {dtype}");
-            let tensors = features.map(|n| random.tensor(dtype, [n, columns]));
+            let tensors = features.map(|n| random.tensor(dtype, &[n, columns]));
             // The last one may be of another format, as in q4_k_m files.
-            let other = random.tensor(DType::Q6K, [features[2], 256]);
+            let other = random.tensor(DType::Q6K, &[features[2], 256]);
             let values = random.values(rows * columns);
             let x = input(&metal, &values);
             let reference = |tensor: &Tensor| {
@@ -226,7 +174,7 @@ fn fused() {
                     agree(&reference(tensor), found).unwrap_or_else(|error| panic!("linear_qkv {what}: {error}"));
                 }
             }
-            let up = random.tensor(dtype, [features[0], columns]);
+            let up = random.tensor(dtype, &[features[0], columns]);
             let silu = |x: f32| x / (1.0 + (-x).exp());
             let expected: Vec<f32> =
                 reference(&tensors[0]).iter().zip(reference(&up)).map(|(g, u)| silu(*g) * u).collect();
@@ -252,7 +200,7 @@ fn embed() {
         let metal = metal(plain);
         for dtype in FORMATS {
             let columns = 3 * 256;
-            let tensor = random.tensor(dtype, [5, columns]);
+            let tensor = random.tensor(dtype, &[5, columns]);
             let ids = [4, 0, 3];
             let mut expected = vec![0.0; 3 * columns];
             Reference.embed(&mut expected, &Reference.load(&tensor).unwrap(), &ids);
@@ -280,7 +228,7 @@ fn weights_anywhere_in_a_file() {
             file.rewind().unwrap();
             let map = map(&file);
             let data = map.slice(start..start + bytes.len()).unwrap();
-            let tensor = tensor(dtype, [features, columns], data);
+            let tensor = tensor(dtype, &[features, columns], data);
             for rows in [1, 2, 9] {
                 let values = random.values(rows * columns);
                 let mut expected = vec![0.0; rows * features];
@@ -304,6 +252,9 @@ fn map(file: &std::fs::File) -> SharedBytes {
 /// Each changes one place of a kernel's text; the checks or the numbers must say so.
 #[test]
 fn planted_bugs_are_found() {
+    if !checked() {
+        return eprintln!("skipped: this device checks no accesses, and may not outlive a wild one");
+    }
     // File, what stands there, what is put there, rows of the input, columns.
     const BUGS: [(&str, &str, &str, usize, usize); 12] = [
         // x is not there yet.
@@ -368,20 +319,10 @@ fn planted_bugs_are_found() {
         ),
     ];
     let mut random = Random(7);
-    let directory = tempfile::tempdir().unwrap();
-    let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("metal");
     for (file, right, wrong, rows, columns) in BUGS {
-        for entry in std::fs::read_dir(&sources).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
-        }
-        let text = std::fs::read_to_string(sources.join(file)).unwrap();
-        assert!(text.contains(right), "{file} has no `{right}`");
-        std::fs::write(directory.path().join(file), text.replace(right, wrong)).unwrap();
-        metal(false);
-        let metal = Metal::with_sources(false, Some(directory.path().into())).unwrap();
+        let (_directory, metal) = planted(file, right, wrong);
         let features = 13;
-        let weight = random.tensor(DType::Q8_0, [features, columns]);
+        let weight = random.tensor(DType::Q8_0, &[features, columns]);
         let values = random.values(rows * columns);
         let mut expected = vec![0.0; rows * features];
         Reference.linear(&mut expected, &values, &Reference.load(&weight).unwrap(), rows);

@@ -3,70 +3,28 @@
 
 #![cfg(any(target_os = "macos", feature = "metal-standin"))]
 
+#[path = "support/metal.rs"]
+mod metal;
+#[path = "support/random.rs"]
+mod random;
+
 use failed_star::backend::compare::Record;
 use failed_star::backend::metal::Metal;
 use failed_star::backend::reference::Reference;
 use failed_star::backend::{Backend, CachePosition, Heads};
 use failed_star::model::kv_cache::{KvDType, KvLayout};
 use failed_star::session::verify::{Rounding, contract};
-use failed_star::weights::{DType, SharedBytes, Tensor};
-use half::{bf16, f16};
+use failed_star::weights::DType;
+use metal::metal;
+use random::Random;
 
 /// SIMD-groups (32), their four to eight in a threadgroup (128, 256) and threadgroups all have an edge among these.
 const SIZES: [usize; 9] = [1, 31, 32, 33, 127, 128, 129, 255, 257];
 const ROWS: [usize; 6] = [1, 2, 7, 8, 9, 33];
 
-/// Numbers between -1 and 1 that are the same everywhere (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn values(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
-
-    fn tensor(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
-        let values = self.values(shape.iter().product());
-        let mut bytes = vec![0; dtype.bytes(values.len()).expect("whole blocks")];
-        match dtype {
-            // `narrow` would search for good blocks, which takes long: any bytes are valid codes, and the f16 scales among
-            // them are made numbers of the size that they have in a model.
-            dtype if dtype.is_quantized() => {
-                bytes.iter_mut().for_each(|byte| *byte = (self.next() * 128.0) as i8 as u8);
-                let scales: &[usize] = match dtype {
-                    DType::Q8_0 | DType::Q4_0 => &[0],
-                    DType::Q4K | DType::Q5K => &[0, 2],
-                    _ => &[208],
-                };
-                for block in bytes.chunks_exact_mut(dtype.layout().block_bytes) {
-                    for &at in scales {
-                        block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.next()).to_le_bytes());
-                    }
-                }
-            }
-            DType::F32 => bytes.copy_from_slice(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()),
-            DType::F16 => {
-                bytes.copy_from_slice(&values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect::<Vec<_>>());
-            }
-            _ => {
-                bytes.copy_from_slice(&values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect::<Vec<_>>())
-            }
-        }
-        let data = SharedBytes::from_vec(bytes).aligned();
-        Tensor { name: "test".into(), dtype, shape: shape.to_vec(), data, file: "test".into(), offset: 0 }
-    }
-}
-
 /// Fused and plain.
 fn backends() -> [(&'static str, Metal); 2] {
-    [("fused", Metal::new(false).expect("a device")), ("plain", Metal::new(true).expect("a device"))]
+    [("fused", metal(false)), ("plain", metal(true))]
 }
 
 /// A backend's buffer with these values in front and a guard behind them.
@@ -281,7 +239,7 @@ fn heads() {
 #[test]
 fn the_largest_of_many() {
     let mut random = Random(4);
-    let metal = Metal::new(false).unwrap();
+    let metal = metal(false);
     let found = |x: &[f32]| metal.argmax(&buffer(&metal, x), x.len()).unwrap();
     for len in [1, 2, 255, 256, 257, 4095, 4096, 4097, 20_000] {
         let mut x = random.values(len);
@@ -305,7 +263,7 @@ fn the_largest_of_many() {
 /// Norms and activations of NaN stay NaN: a kernel compiled for speed alone would hide them.
 #[test]
 fn not_a_number_is_not_hidden() {
-    let metal = Metal::new(false).unwrap();
+    let metal = metal(false);
     let mut gate = buffer(&metal, &[f32::NAN; 33]);
     metal.swiglu(&mut gate, &buffer(&metal, &[1.0; 33]), 33);
     assert!(metal.read(&gate, 33).unwrap().iter().all(|v| v.is_nan()));
@@ -327,7 +285,7 @@ fn not_a_number_is_not_hidden() {
 /// What the device refuses is an error of the next result, and the backend works on after it.
 #[test]
 fn a_failure_is_an_error_and_not_the_end() {
-    let metal = Metal::new(false).unwrap();
+    let metal = metal(false);
     let too_long = metal.buffer(1 << 60);
     let error = metal.read(&too_long, 1).expect_err("no device has so much memory").to_string();
     assert!(error.contains("a buffer of"), "{error}");

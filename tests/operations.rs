@@ -1,6 +1,9 @@
 //! Every operation of the CPU backend against the reference, at every SIMD level of this machine, on both sides of every
 //! block edge, with outputs poisoned beforehand.
 
+#[path = "support/random.rs"]
+mod random;
+
 use failed_star::backend::compare::Record;
 use failed_star::backend::cpu::Cpu;
 use failed_star::backend::cpu::simd::Level;
@@ -8,62 +11,13 @@ use failed_star::backend::reference::Reference;
 use failed_star::backend::{Backend, CachePosition, Heads};
 use failed_star::model::kv_cache::{HostKvCache, KvDType, KvLayout};
 use failed_star::session::verify::{Rounding, contract};
+use failed_star::weights::{DType, Tensor};
 use failed_star::weights::formats::Activations;
-use failed_star::weights::{DType, SharedBytes, Tensor};
-use half::{bf16, f16};
+use random::Random;
 
 /// Vector widths (4, 8, 16), register tiles (4), threads and cache blocks (64) all have an edge among these.
 const SIZES: [usize; 10] = [1, 31, 32, 33, 127, 128, 129, 255, 256, 257];
 const ROWS: [usize; 7] = [1, 2, 3, 4, 5, 8, 33];
-
-/// Numbers between -1 and 1 that are the same everywhere (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn values(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
-
-    fn tensor(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
-        let values = self.values(shape.iter().product());
-        let bytes: Vec<u8> = match dtype {
-            DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            DType::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            quantized => return self.quantized(quantized, shape),
-        };
-        let data = SharedBytes::from_vec(bytes).aligned();
-        Tensor { name: "test".into(), dtype, shape: shape.to_vec(), data, file: "test".into(), offset: 0 }
-    }
-}
-
-impl Random {
-    /// Any bytes are valid codes; the f16 scales among them are made numbers of the size that they have in a model.
-    fn quantized(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
-        let (block, scales): (_, &[usize]) = match dtype {
-            DType::Q8_0 | DType::Q4_0 => (dtype.layout().block_bytes, &[0]),
-            DType::Q4K | DType::Q5K => (dtype.layout().block_bytes, &[0, 2]),
-            _ => (dtype.layout().block_bytes, &[208]),
-        };
-        let len = dtype.bytes(shape.iter().product()).unwrap();
-        let mut bytes: Vec<u8> = (0..len).map(|_| (self.next() * 128.0) as i8 as u8).collect();
-        for block in bytes.chunks_exact_mut(block) {
-            for &at in scales {
-                block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.next()).to_le_bytes());
-            }
-        }
-        let data = SharedBytes::from_vec(bytes).aligned();
-        Tensor { name: "test".into(), dtype, shape: shape.to_vec(), data, file: "test".into(), offset: 0 }
-    }
-}
 
 fn levels() -> Vec<Cpu> {
     Level::available().into_iter().flat_map(|level| [1, 3].map(|n| Cpu::with_level(Some(n), level))).collect()
@@ -161,15 +115,24 @@ fn linear_quantized() {
                     let tensor = random.tensor(row.dtype, &[outputs, columns]);
                     let x = random.values(rows * columns);
                     let (a, b) = (Reference.load(&tensor).unwrap(), cpu.load(&tensor).unwrap());
-                    // The error is relative to the outputs' energy: of a handful, all may happen to be near zero.
-                    let tolerance = if rows * outputs < 32 { 5e-3 } else { contract("linear", Rounding::Int8) };
+                    // The error is relative to the outputs' energy: of a handful, all may happen to be near zero, so that the
+                    // energy of what was summed up says better what could be lost.
+                    let mut weights = vec![0.0; outputs * columns];
+                    Reference.embed(&mut weights, &a, &(0..outputs as u32).collect::<Vec<_>>());
+                    let terms =
+                        x.chunks_exact(columns).flat_map(|x| weights.chunks_exact(columns).map(move |w| (x, w)));
+                    let terms: f64 =
+                        terms.flat_map(|(x, w)| x.iter().zip(w).map(|(x, w)| f64::from(x * w).powi(2))).sum();
+                    let mut expected = vec![f32::NAN; rows * outputs];
+                    Reference.linear(&mut expected, &x, &a, rows);
+                    let energy: f64 = expected.iter().map(|v| f64::from(*v).powi(2)).sum();
                     check_to(
-                        tolerance,
+                        contract("linear", Rounding::Int8) * (terms / energy).max(1.0),
                         "linear",
                         &format!("{rows}x{columns}->{outputs} {}", row.name),
                         rows * outputs,
                         &cpu,
-                        |out| Reference.linear(out, &x, &a, rows),
+                        |out| out[..rows * outputs].copy_from_slice(&expected),
                         |out| cpu.linear(out, &x, &b, rows),
                     );
                     // Packing loses nothing: an embedding read back is the file's.

@@ -7,7 +7,8 @@
 //! Decode reads all weights and the cache for each token, so its limit is how fast the machine reads memory; prefill uses
 //! each weight for many tokens, so its limit is arithmetic. Both limits are measured in the same run.
 
-use super::engine::{Engine, EngineOptions, Session, SessionError, SessionOptions, WithBackend};
+use super::engine::{Engine, EngineOptions, Session, SessionOptions, WithBackend};
+use super::error::SessionError;
 use crate::backend::timed::{OperationTime, Timed};
 use crate::backend::{Backend, Counters, Operands, Peak};
 use crate::model::expected;

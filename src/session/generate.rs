@@ -1,6 +1,7 @@
 //! Continuing a sequence: evaluate, sample, append, until something says stop.
 
-use super::engine::{Session, SessionError};
+use super::engine::Session;
+use super::error::SessionError;
 use super::sampling::{Choice, Sampler, SamplingParams, TokenLogprob, check_best};
 use super::stop::StopMatcher;
 use crate::text::StreamDecoder;

@@ -1,6 +1,7 @@
 //! How strongly a text uses each column of each matrix; see [`crate::weights::quantize::Importance`].
 
-use super::engine::{Engine, EngineOptions, SessionError, WithBackend};
+use super::engine::{Engine, EngineOptions, WithBackend};
+use super::error::SessionError;
 use crate::backend::Backend;
 use crate::backend::collect::Collect;
 use crate::model::kv_cache::KvDType;

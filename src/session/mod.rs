@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod devices;
 mod engine;
+mod error;
 mod generate;
 mod importance;
 pub mod perplexity;
@@ -12,5 +13,6 @@ pub mod sampling;
 pub mod stop;
 pub mod verify;
 
-pub use engine::{Engine, EngineOptions, Session, SessionError, SessionOptions};
+pub use engine::{Engine, EngineOptions, Session, SessionOptions};
+pub use error::SessionError;
 pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, StopReason, Timings};

@@ -19,7 +19,8 @@
 //!
 //! Logits are f32 as the model gives them; exponentials, sums and differences of them are f64.
 
-use super::engine::{Engine, SessionError, SessionOptions};
+use super::engine::{Engine, SessionOptions};
+use super::error::SessionError;
 use super::sampling::{SamplingError, argmax};
 use crate::model::kv_cache::KvDType;
 use serde::Serialize;

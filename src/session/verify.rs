@@ -3,7 +3,8 @@
 //! A fixture is a `manifest.json` and the safetensors files it names, made by `scripts/oracle/make_fixtures.py`. It
 //! belongs to one set of weights, named by hash: vectors of one checkpoint say nothing about another.
 
-use super::engine::{Engine, Session, SessionError, SessionOptions};
+use super::engine::{Engine, Session, SessionOptions};
+use super::error::SessionError;
 use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::LogitsFor;
 use crate::weights::{Checkpoint, SharedBytes, WeightsError};
