@@ -2,7 +2,8 @@
 //! what copying memory reaches on the same device in the same run.
 //!
 //! `cargo bench --bench metal` on a Mac; with `--features metal-standin` through the stand-in. `-- --smoke` does little of it, to
-//! see that it runs; `-- --json` prints the same as JSON; words choose rows by name (`head`, `q8_0`).
+//! see that it runs, and `-- --once` all of it, once, for what it asks of a compiler; `-- --json` prints the same as JSON; words
+//! choose rows by name (`head`, `q8_0`).
 //!
 //! Every layer is there in as many copies as are beyond all caches, and each dispatch waits for the one before, as in decoding.
 
@@ -85,6 +86,7 @@ mod bench {
     pub fn main() {
         let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
         let (smoke, json) = (words.iter().any(|word| word == "--smoke"), words.iter().any(|word| word == "--json"));
+        let once = words.iter().any(|word| word == "--once");
         let chosen: Vec<&String> = words.iter().filter(|word| !word.starts_with("--")).collect();
         let metal = Metal::new(false).expect("a device");
         let device = metal.report().name;
@@ -109,11 +111,11 @@ mod bench {
                 }
                 let features: Vec<usize> = features.iter().map(|n| if smoke { n / 64 } else { *n }).collect();
                 let total: usize = features.iter().map(|n| dtype.bytes(n * columns).unwrap()).sum();
-                let copies = if smoke { 2 } else { (300_usize << 20).div_ceil(total).max(2) };
+                let copies = if smoke || once { 1 } else { (300_usize << 20).div_ceil(total).max(2) };
                 let tensors: Vec<Tensor> = features.iter().map(|n| tensor(dtype, *n, columns)).collect();
                 let load = |tensor: &Tensor| metal.load(tensor).expect("there is memory");
                 let layers: Vec<Vec<MetalWeight>> = (0..copies).map(|_| tensors.iter().map(load).collect()).collect();
-                let seconds = time(&metal, kind, &layers, &features, columns, if smoke { 1 } else { 5 });
+                let seconds = time(&metal, kind, &layers, &features, columns, if smoke || once { 1 } else { 5 });
                 let speed = total as f64 / seconds;
                 if !json {
                     println!(

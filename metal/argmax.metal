@@ -1,15 +1,14 @@
 // The largest of many values and where it is: what greedy decoding wants of the logits, in 8 bytes instead of 600 KB.
 //
-//   x: [len], found: [1 + blocks] pairs of an index and a value's bits: the answer, then each block's
+//   x: [len], found: [1 + blocks] pairs of an index and a value's bits: the answer, then each block's; answer: it once more,
+//   where the processor reads it, while the next token's `embed` reads it from `found`
 //   argmax_blocks: a threadgroup of 256 threads looks through 4,096 values; threadgroups: [len / 4,096]
 //   argmax_rest:   one threadgroup looks through what those have found
 //
-// The first of equal values wins, and NaN counts as the largest of all, so that it is seen. Both are one comparison of
-// unsigned numbers: a float's bits, with the sign bit flipped for positive values and all bits for negative ones, are in the
-// float's order. Values are compared first, then indices. 4 bytes are read for each value, once.
+// The first of equal values wins, and NaN counts as the largest of all: values are compared by their place in that order
+// (order.h), then indices. 4 bytes are read for each value, once.
 
-#include <metal_stdlib>
-using namespace metal;
+#include "order.h"
 
 struct ArgmaxShape {
     uint len;
@@ -19,18 +18,6 @@ struct ArgmaxShape {
 struct Best {
     uint order, index;
 };
-
-// A number that grows with the value; NaN's is the largest, -0's is +0's.
-inline uint order_of(float value) {
-    uint bits = as_type<uint>(value);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return 0xffffffffu;
-    }
-    if ((bits & 0x7fffffffu) == 0) {
-        return 0x80000000u;
-    }
-    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
 
 inline Best better(Best a, Best b) {
     return b.order > a.order || (b.order == a.order && b.index < a.index) ? b : a;
@@ -77,6 +64,7 @@ kernel void argmax_blocks(
 kernel void argmax_rest(
     constant ArgmaxShape &shape [[buffer(0)]],
     device uint *found [[buffer(1)]],
+    device uint *answer [[buffer(2)]],
     uint index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]])
@@ -90,7 +78,7 @@ kernel void argmax_rest(
     if (index == 0) {
         // Its block has the value.
         uint block = best.index / 4096;
-        found[0] = best.index;
-        found[1] = found[3 + 2 * block];
+        found[0] = answer[0] = best.index;
+        found[1] = answer[1] = found[3 + 2 * block];
     }
 }

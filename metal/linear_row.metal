@@ -17,6 +17,10 @@
 //
 // Bytes moved: the weight, and for each threadgroup 4 * columns from a cache.
 //
+// `linear_row_qkv` and `linear_row_swiglu` can norm the input themselves (NORM): what is staged is x * the norm's weight, every
+// threadgroup adds up the squares of x on the way, in the order of rms_norm.metal, and multiplies its sums by
+// 1 / sqrt(mean + eps) in the end. That is less than a kernel of its own would wait for another.
+//
 // The three kernels differ in where rows come from and where sums go: `linear_row` may add to what `out` holds (the residual
 // stream), `linear_row_swiglu` has pairs of a gate's and an up's row and writes silu(gate) * up, `linear_row_qkv` has three
 // weights of one format behind each other. The order of the sum is the same in all.
@@ -33,14 +37,20 @@ struct RowShape {
     uint turns;
     // Whether `out` is added to.
     uint add;
+    // Of the norm.
+    float eps;
 };
+
+// Whether the input is normed first.
+constant bool NORM [[function_constant(0)]];
 
 // Columns whose activations threadgroup memory holds at a time.
 #define SEGMENT 4096
 #define MAX_SIMDS 8
 
-// The sums of ROWS rows of the weight, or of this SIMD-group's part of them, not yet added over lanes.
-template <typename Format, uint ROWS>
+// The sums of ROWS rows of the weight, or of this SIMD-group's part of them, not yet added over lanes. With a norm, `squares`
+// gets the sums of eight SIMD-groups, as rms_norm.metal has them: of a threadgroup of four, each makes two.
+template <typename Format, uint ROWS, bool HAS_NORM>
 inline void row_sums(
     thread float *sums,
     thread device const uchar **rows,
@@ -50,10 +60,13 @@ inline void row_sums(
     uint split,
     bool stage,
     threadgroup float4 *staged,
+    device const float *norm,
+    threadgroup float *squares,
     uint index,
     uint threads,
     uint lane)
 {
+    float2 square = 0.0f;
     constexpr uint UNROLL = 8 / ROWS, QUADS = Format::COLUMNS / 4, SEGMENT_STEPS = SEGMENT / (32 * Format::COLUMNS);
     device const float4 *x_quads = (device const float4 *)x;
     uint quads = columns / 4, last = columns / Format::COLUMNS - 1, steps = last / 32 + 1;
@@ -83,17 +96,40 @@ inline void row_sums(
             uint first = start * 32 * QUADS, count = (end - start) * 32 * QUADS;
             for (uint i = index; i < count; i += 4 * threads) {
                 // Four reads on their way at a time here, too.
-                float4 values[4];
+                float4 values[4], weights[4];
 #pragma unroll
                 for (uint n = 0; n < 4; n++) {
                     uint quad = first + i + n * threads;
                     values[n] = quad < quads ? x_quads[quad] : float4(0.0f);
+                    if (HAS_NORM) {
+                        weights[n] = quad < quads ? ((device const float4 *)norm)[quad] : float4(0.0f);
+                    }
+                }
+                if (HAS_NORM) {
+#pragma unroll
+                    for (uint n = 0; n < 4; n++) {
+                        bool second = threads == 128 && n % 2 == 1;
+                        float4 v = values[n];
+                        float sum = fma(v.x, v.x, second ? square.y : square.x);
+                        sum = fma(v.w, v.w, fma(v.z, v.z, fma(v.y, v.y, sum)));
+                        square = second ? float2(square.x, sum) : float2(sum, square.y);
+                        values[n] = v * weights[n];
+                    }
                 }
 #pragma unroll
                 for (uint n = 0; n < 4; n++) {
                     uint quad = i + n * threads;
                     if (quad < count) {
                         staged[quad + quad / 8] = values[n];
+                    }
+                }
+            }
+            if (HAS_NORM && end == steps) {
+                square = float2(simd_sum(square.x), simd_sum(square.y));
+                if (lane == 0) {
+                    squares[index / 32] = square.x;
+                    if (threads == 128) {
+                        squares[index / 32 + 4] = square.y;
                     }
                 }
             }
@@ -160,6 +196,46 @@ inline void gather(thread float *sums, uint split, threadgroup float *parts, uin
     }
 }
 
+// What a normed row is multiplied by.
+inline float norm_scale(threadgroup const float *squares, constant RowShape &shape) {
+    float total = 0.0f;
+    for (uint i = 0; i < 8; i++) {
+        total += squares[i];
+    }
+    return 1.0f / sqrt(total / float(shape.columns) + shape.eps);
+}
+
+// `row_sums` with or without a norm.
+template <typename Format>
+inline void fused_row_sums(
+    thread float *sums,
+    thread device const uchar **rows,
+    device const float *x,
+    device const float *norm,
+    constant RowShape &shape,
+    threadgroup float4 *staged,
+    threadgroup float *squares,
+    threadgroup float *parts,
+    uint index,
+    uint threads,
+    uint simd,
+    uint lane)
+{
+    if (NORM) {
+        row_sums<Format, 2, true>(
+            sums, rows, x, shape.columns, simd % shape.split, shape.split, true, staged, norm, squares, index, threads, lane);
+    } else {
+        row_sums<Format, 2, false>(
+            sums, rows, x, shape.columns, simd % shape.split, shape.split, true, staged, norm, squares, index, threads, lane);
+    }
+    gather<2>(sums, shape.split, parts, simd, lane);
+    if (NORM) {
+        float scale = norm_scale(squares, shape);
+        sums[0] *= scale;
+        sums[1] *= scale;
+    }
+}
+
 template <typename Format, uint ROWS>
 kernel void linear_row(
     constant RowShape &shape [[buffer(0)]],
@@ -184,8 +260,8 @@ kernel void linear_row(
         }
         float sums[ROWS];
         bool stage = turn == 0 || shape.columns > SEGMENT;
-        row_sums<Format, ROWS>(
-            sums, rows, x, shape.columns, simd % shape.split, shape.split, stage, staged, index, threads, lane);
+        row_sums<Format, ROWS, false>(
+            sums, rows, x, shape.columns, simd % shape.split, shape.split, stage, staged, x, parts, index, threads, lane);
         gather<ROWS>(sums, shape.split, parts, simd, lane);
         if (lane == 0 && simd % shape.split == 0) {
 #pragma unroll
@@ -208,6 +284,7 @@ kernel void linear_row_swiglu(
     device const uchar *gate [[buffer(2)]],
     device const uchar *up [[buffer(3)]],
     device float *out [[buffer(4)]],
+    device const float *norm [[buffer(5)]],
     uint group [[threadgroup_position_in_grid]],
     uint index [[thread_index_in_threadgroup]],
     uint threads [[threads_per_threadgroup]],
@@ -215,14 +292,12 @@ kernel void linear_row_swiglu(
     uint lane [[thread_index_in_simdgroup]])
 {
     threadgroup float4 staged[SEGMENT / 32 * 9];
-    threadgroup float parts[MAX_SIMDS * 2];
+    threadgroup float parts[MAX_SIMDS * 2], squares[8];
     uint feature = group * (threads / 32 / shape.split) + simd / shape.split;
     ulong at = ulong(min(feature, shape.features[0] - 1)) * shape.row_bytes;
     device const uchar *rows[2] = {gate + at, up + at};
     float sums[2];
-    row_sums<Format, 2>(
-        sums, rows, x, shape.columns, simd % shape.split, shape.split, true, staged, index, threads, lane);
-    gather<2>(sums, shape.split, parts, simd, lane);
+    fused_row_sums<Format>(sums, rows, x, norm, shape, staged, squares, parts, index, threads, simd, lane);
     if (lane == 0 && simd % shape.split == 0 && feature < shape.features[0]) {
         out[feature] = sums[0] / (1.0f + exp(-sums[0])) * sums[1];
     }
@@ -238,6 +313,7 @@ kernel void linear_row_qkv(
     device float *q [[buffer(5)]],
     device float *k [[buffer(6)]],
     device float *v [[buffer(7)]],
+    device const float *norm [[buffer(8)]],
     uint group [[threadgroup_position_in_grid]],
     uint index [[thread_index_in_threadgroup]],
     uint threads [[threads_per_threadgroup]],
@@ -245,7 +321,7 @@ kernel void linear_row_qkv(
     uint lane [[thread_index_in_simdgroup]])
 {
     threadgroup float4 staged[SEGMENT / 32 * 9];
-    threadgroup float parts[MAX_SIMDS * 2];
+    threadgroup float parts[MAX_SIMDS * 2], squares[8];
     uint k_start = shape.features[0], v_start = k_start + shape.features[1], features = v_start + shape.features[2];
     uint feature = (group * (threads / 32 / shape.split) + simd / shape.split) * 2;
     device const uchar *rows[2];
@@ -256,9 +332,7 @@ kernel void linear_row_qkv(
         rows[r] = weight + ulong(row - (row < k_start ? 0 : row < v_start ? k_start : v_start)) * shape.row_bytes;
     }
     float sums[2];
-    row_sums<Format, 2>(
-        sums, rows, x, shape.columns, simd % shape.split, shape.split, true, staged, index, threads, lane);
-    gather<2>(sums, shape.split, parts, simd, lane);
+    fused_row_sums<Format>(sums, rows, x, norm, shape, staged, squares, parts, index, threads, simd, lane);
     if (lane == 0 && simd % shape.split == 0) {
 #pragma unroll
         for (uint r = 0; r < 2; r++) {
@@ -280,11 +354,11 @@ kernel void linear_row_qkv(
     template [[host_name("linear_row_4_" NAME)]] kernel void linear_row<FORMAT, 4>(                                          \
         constant RowShape &, device const float *, device const uchar *, device float *, uint, uint, uint, uint, uint);      \
     template [[host_name("linear_row_swiglu_" NAME)]] kernel void linear_row_swiglu<FORMAT>(                                 \
-        constant RowShape &, device const float *, device const uchar *, device const uchar *, device float *, uint, uint,   \
-        uint, uint, uint);                                                                                                   \
+        constant RowShape &, device const float *, device const uchar *, device const uchar *, device float *,               \
+        device const float *, uint, uint, uint, uint, uint);                                                                 \
     template [[host_name("linear_row_qkv_" NAME)]] kernel void linear_row_qkv<FORMAT>(                                       \
         constant RowShape &, device const float *, device const uchar *, device const uchar *, device const uchar *,         \
-        device float *, device float *, device float *, uint, uint, uint, uint, uint);
+        device float *, device float *, device float *, device const float *, uint, uint, uint, uint, uint);
 
 LINEAR_ROW("f32", PackedF32)
 LINEAR_ROW("f16", PackedF16)

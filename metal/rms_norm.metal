@@ -3,10 +3,11 @@
 //   x, out: [rows, columns], weight: [columns]; x and out may be the same buffer
 //   a threadgroup: one row; 256 threads, 8 SIMD-groups
 //
-// Each thread adds up the squares of every 256th value; a SIMD-group's 32 sums become one in registers (`simd_sum`), the eight
-// sums of the SIMD-groups become one in threadgroup memory, between two barriers. Then each thread writes the values that it
+// Each thread adds up the squares of every 256th four values; a SIMD-group's 32 sums become one in registers (`simd_sum`), the
+// eight sums of the SIMD-groups become one in threadgroup memory, behind a barrier. Then each thread writes the values that it
 // has read, which are still in the cache. A row of 1,024 floats is 8 KB in and out: the whole kernel is waiting, not work, and
 // one threadgroup a row waits least. In place is safe: a thread writes only what it alone has read, after all sums are there.
+// `linear_row` norms its own input, and adds up in the same order.
 
 #include <metal_stdlib>
 using namespace metal;
@@ -31,8 +32,10 @@ kernel void rms_norm(
     device float *result = out + ulong(row) * shape.columns;
 
     float sum = 0.0f;
-    for (uint i = index; i < shape.columns; i += 256) {
-        sum = fma(in[i], in[i], sum);
+    for (uint four = index * 4; four < shape.columns; four += 1024) {
+        for (uint i = four; i < min(four + 4, shape.columns); i++) {
+            sum = fma(in[i], in[i], sum);
+        }
     }
     sum = simd_sum(sum);
     if (lane == 0) {
@@ -45,7 +48,9 @@ kernel void rms_norm(
     }
 
     float scale = 1.0f / sqrt(total / float(shape.columns) + shape.eps);
-    for (uint i = index; i < shape.columns; i += 256) {
-        result[i] = in[i] * scale * weight[i];
+    for (uint four = index * 4; four < shape.columns; four += 1024) {
+        for (uint i = four; i < min(four + 4, shape.columns); i++) {
+            result[i] = in[i] * scale * weight[i];
+        }
     }
 }

@@ -141,6 +141,7 @@ fn fused() {
             (256, [64, 32, 32], 1),
             (512, [33, 17, 9], 1),
             (1024, [5, 1, 2], 1),
+            (4352, [3, 1, 1], 1),
             (256, [33, 9, 9], 7),
             (257, [4, 3, 2], 1),
         ] {
@@ -174,6 +175,27 @@ fn fused() {
                     agree(&reference(tensor), found).unwrap_or_else(|error| panic!("linear_qkv {what}: {error}"));
                 }
             }
+            // The same with a norm in front, which is fused for one row; it adds up in quarters of a threadgroup's width.
+            let norm_tensor = random.tensor(DType::F32, &[columns]);
+            let norm = metal.load(&norm_tensor).unwrap();
+            let mut normed = vec![0.0; rows * columns];
+            Reference.rms_norm(&mut normed, &values, &Reference.load(&norm_tensor).unwrap(), 1e-6, rows);
+            let normed_reference = |tensor: &Tensor| {
+                let mut out = vec![0.0; rows * tensor.shape[0]];
+                Reference.linear(&mut out, &normed, &Reference.load(tensor).unwrap(), rows);
+                out
+            };
+            let weights = [0, 1, 2].map(|i| metal.load(&tensors[i]).unwrap());
+            let found = run(&metal, &features.map(|n| rows * n), |out| {
+                let [q, k, v] = out else { unreachable!() };
+                let mut h = metal.buffer(rows * columns);
+                let weights = [&weights[0], &weights[1], &weights[2]];
+                metal.norm_linear_qkv([q, k, v], &mut h, &x, &norm, 1e-6, weights, rows);
+            });
+            let found = found.unwrap_or_else(|error| panic!("norm_linear_qkv {what}: {error}"));
+            for (tensor, found) in tensors.iter().zip(&found) {
+                agree(&normed_reference(tensor), found).unwrap_or_else(|error| panic!("norm_linear_qkv {what}: {error}"));
+            }
             let up = random.tensor(dtype, &[features[0], columns]);
             let silu = |x: f32| x / (1.0 + (-x).exp());
             let expected: Vec<f32> =
@@ -188,6 +210,17 @@ fn fused() {
             found
                 .and_then(|found| agree(&expected, &found[0]))
                 .unwrap_or_else(|error| panic!("linear_swiglu {what}: {error}"));
+            let expected: Vec<f32> =
+                normed_reference(&tensors[0]).iter().zip(normed_reference(&up)).map(|(g, u)| silu(*g) * u).collect();
+            let found = run(&metal, &[len, len], |out| {
+                let [gate, scratch] = out else { unreachable!() };
+                metal.write(scratch, &vec![0.0; len]);
+                let (mut h, weights) = (metal.buffer(rows * columns), [&weights[0], &weights[1]]);
+                metal.norm_linear_swiglu([gate, scratch], &mut h, &x, &norm, 1e-6, weights, rows, features[0]);
+            });
+            found
+                .and_then(|found| agree(&expected, &found[0]))
+                .unwrap_or_else(|error| panic!("norm_linear_swiglu {what}: {error}"));
         }
     }
 }

@@ -260,6 +260,62 @@ fn the_largest_of_many() {
     assert_eq!(found(&[f32::NEG_INFINITY; 5000]), (0, f32::NEG_INFINITY));
 }
 
+/// The k largest, with everything that makes an order hard: equal values in one block and across blocks, infinities, NaN, both
+/// zeros; and as many blocks as make the kernel run once, twice and three times.
+#[test]
+fn the_k_largest_of_many() {
+    let mut random = Random(6);
+    let metal = metal(false);
+    for (len, k) in [(2, 1), (300, 299), (4096, 21), (4097, 257), (20_000, 21), (40_000, 512), (151_936, 257)] {
+        let mut x = random.values(len);
+        let check = |x: &[f32], what: &str| {
+            let found = metal.top_k(&buffer(&metal, x), len, k).unwrap();
+            let expected = Reference.top_k(&x.to_vec(), len, k).unwrap();
+            let bits = |pairs: &[(u32, f32)]| -> Vec<_> { pairs.iter().map(|(i, v)| (*i, v.to_bits())).collect() };
+            assert_eq!(bits(&found), bits(&expected), "{k} of {len}, {what}");
+        };
+        check(&x, "all different");
+        for (i, value) in x.iter_mut().enumerate() {
+            *value = (*value * 4.0).round() + if i % 3 == 0 { -0.0 } else { 0.0 };
+        }
+        check(&x, "few different");
+        x[len / 2] = f32::NAN;
+        x[len - 1] = f32::INFINITY;
+        x[0] = f32::NEG_INFINITY;
+        check(&x, "with what is no number");
+    }
+    let same = vec![1.5; 9000];
+    let found = metal.top_k(&buffer(&metal, &same), same.len(), 5).unwrap();
+    assert_eq!(found, (0..5).map(|i| (i, 1.5)).collect::<Vec<_>>());
+    let lowest = vec![f32::NEG_INFINITY; 5000];
+    assert_eq!(metal.top_k(&buffer(&metal, &lowest), 5000, 3).unwrap()[2], (2, f32::NEG_INFINITY));
+}
+
+/// A token is embedded before anybody has heard which it is, while the answer before is still owed.
+#[test]
+fn a_promise_is_kept() {
+    let mut random = Random(7);
+    let metal = metal(false);
+    let tensor = random.tensor(DType::BF16, &[5000, 33]);
+    let table = metal.load(&tensor).unwrap();
+    let rows: Vec<Vec<f32>> = (0..3).map(|_| random.values(5000)).collect();
+    let logits: Vec<_> = rows.iter().map(|row| buffer(&metal, row)).collect();
+    let mut outs = [0; 3].map(|_| buffer(&metal, &[f32::NAN; 33]));
+    let mut promises = Vec::new();
+    for (logits, out) in logits.iter().zip(&mut outs) {
+        let promise = metal.argmax_ahead(logits, 5000).unwrap();
+        metal.embed_ahead(out, &table, &promise);
+        promises.push(promise);
+    }
+    for ((promise, out), row) in promises.into_iter().zip(&outs).zip(&rows) {
+        let best = Reference.argmax(row, 5000).unwrap();
+        assert_eq!(metal.settle(promise).unwrap(), best);
+        let mut expected = vec![0.0; 33];
+        Reference.embed(&mut expected, &Reference.load(&tensor).unwrap(), &[best.0]);
+        assert_eq!(values(&metal, out, 33), expected);
+    }
+}
+
 /// Norms and activations of NaN stay NaN: a kernel compiled for speed alone would hide them.
 #[test]
 fn not_a_number_is_not_hidden() {

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use failed_star::session::sampling::{Rng, Sampler, SamplingError, SamplingParams, log_softmax_top};
+use failed_star::backend::plain::top_k;
+use failed_star::session::sampling::{Rng, Sampler, SamplingError, SamplingParams, Wants, log_softmax_top};
 use failed_star::session::stop::StopMatcher;
 use failed_star::weights::GenerationConfig;
 use proptest::prelude::*;
@@ -37,6 +38,50 @@ fn params_of(case: &Value) -> SamplingParams {
         logit_bias: bias.map(|b| (b[0][0].as_u64().unwrap() as u32, b[1].as_f64().unwrap() as f32)).collect(),
         ..SamplingParams::default()
     }
+}
+
+/// From the k + 1 largest logits, what all logits give; where the k-th has an equal outside, nothing, and no random number
+/// is used.
+#[test]
+fn a_few_logits_give_the_same_tokens() {
+    let mut rng = Rng::new(3);
+    let mut ties = 0;
+    for round in 0..300 {
+        let len = 50 + round;
+        // Few distinct values make ties; -infinity is among them.
+        let steps = if round % 2 == 0 { 1 << 20 } else { 40 };
+        let logits: Vec<f32> = (0..len)
+            .map(|_| match rng.next_u64() % steps {
+                0 => f32::NEG_INFINITY,
+                n => (n as f32 / steps as f32 - 0.5) * 20.0,
+            })
+            .collect();
+        let k = 1 + round % 40;
+        let params = SamplingParams {
+            temperature: 0.7,
+            top_k: k,
+            top_p: [1.0, 0.9][round % 2],
+            min_p: [0.0, 0.05][round / 2 % 2],
+            seed: round as u64,
+            ..SamplingParams::default()
+        };
+        let mut all = Sampler::new(params.clone(), len).unwrap();
+        let mut few = Sampler::new(params, len).unwrap();
+        assert_eq!(few.wants(), Wants::Top(k + 1));
+        for _ in 0..4 {
+            let expected = all.sample(&logits, &[], 0).unwrap();
+            let found = few.sample_top(top_k(&logits, k + 1)).unwrap();
+            ties += usize::from(found.is_none());
+            let found = found.unwrap_or_else(|| few.sample(&logits, &[], 0).unwrap());
+            assert_eq!(found, expected, "round {round}");
+        }
+    }
+    assert!(ties > 100, "{ties}");
+    let not_a_number = [1.0, f32::NAN, 2.0];
+    let mut sampler =
+        Sampler::new(SamplingParams { temperature: 1.0, top_k: 1, ..SamplingParams::default() }, 3).unwrap();
+    let error = sampler.sample_top(top_k(&not_a_number, 2)).unwrap_err();
+    assert!(matches!(error, SamplingError::NotFinite { id: 1, .. }), "{error}");
 }
 
 #[test]

@@ -251,54 +251,44 @@ impl<O: Backend, S: Backend> Backend for Compare<O, S> {
         self.check("norm_rope_store", Some(at.layer), q, at.tokens * heads.heads * heads.head_dim);
     }
 
-    fn linear_qkv(&self, out: [&mut Self::Buffer; 3], x: &Self::Buffer, weights: [&Self::Weight; 3], rows: usize) {
-        let [q, k, v] = out;
-        let [(wq, q_shape), (wk, k_shape), (wv, v_shape)] = weights;
-        self.oracle.linear_qkv(
-            [&mut q.pair.oracle, &mut k.pair.oracle, &mut v.pair.oracle],
-            &x.pair.oracle,
-            [&wq.oracle, &wk.oracle, &wv.oracle],
-            rows,
-        );
-        self.subject.linear_qkv(
-            [&mut q.pair.subject, &mut k.pair.subject, &mut v.pair.subject],
-            &x.pair.subject,
-            [&wq.subject, &wk.subject, &wv.subject],
-            rows,
-        );
+    fn norm_linear_qkv(
+        &self,
+        [q, k, v]: [&mut Self::Buffer; 3],
+        h: &mut Self::Buffer,
+        x: &Self::Buffer,
+        (norm, _): &Self::Weight,
+        eps: f32,
+        [(wq, q_shape), (wk, k_shape), (wv, v_shape)]: [&Self::Weight; 3],
+        rows: usize,
+    ) {
+        let out = [&mut q.pair.oracle, &mut k.pair.oracle, &mut v.pair.oracle];
+        let weights = [&wq.oracle, &wk.oracle, &wv.oracle];
+        self.oracle.norm_linear_qkv(out, &mut h.pair.oracle, &x.pair.oracle, &norm.oracle, eps, weights, rows);
+        let out = [&mut q.pair.subject, &mut k.pair.subject, &mut v.pair.subject];
+        let weights = [&wq.subject, &wk.subject, &wv.subject];
+        self.subject.norm_linear_qkv(out, &mut h.pair.subject, &x.pair.subject, &norm.subject, eps, weights, rows);
         for (out, shape) in [(q, q_shape), (k, k_shape), (v, v_shape)] {
-            self.check("linear_qkv", None, out, rows * shape[0]);
+            self.check("norm_linear_qkv", None, out, rows * shape[0]);
         }
     }
 
-    fn linear_swiglu(
+    fn norm_linear_swiglu(
         &self,
-        gate: &mut Self::Buffer,
-        up: &mut Self::Buffer,
+        [gate, up]: [&mut Self::Buffer; 2],
+        h: &mut Self::Buffer,
         x: &Self::Buffer,
-        [(gate_weight, _), (up_weight, _)]: [&Self::Weight; 2],
+        (norm, _): &Self::Weight,
+        eps: f32,
+        [(w_gate, _), (w_up, _)]: [&Self::Weight; 2],
         rows: usize,
-        intermediate: usize,
+        n: usize,
     ) {
-        let weights = [&gate_weight.oracle, &up_weight.oracle];
-        self.oracle.linear_swiglu(
-            &mut gate.pair.oracle,
-            &mut up.pair.oracle,
-            &x.pair.oracle,
-            weights,
-            rows,
-            intermediate,
-        );
-        let weights = [&gate_weight.subject, &up_weight.subject];
-        self.subject.linear_swiglu(
-            &mut gate.pair.subject,
-            &mut up.pair.subject,
-            &x.pair.subject,
-            weights,
-            rows,
-            intermediate,
-        );
-        self.check("linear_swiglu", None, gate, rows * intermediate);
+        let (out, weights) = ([&mut gate.pair.oracle, &mut up.pair.oracle], [&w_gate.oracle, &w_up.oracle]);
+        self.oracle.norm_linear_swiglu(out, &mut h.pair.oracle, &x.pair.oracle, &norm.oracle, eps, weights, rows, n);
+        let (out, weights) = ([&mut gate.pair.subject, &mut up.pair.subject], [&w_gate.subject, &w_up.subject]);
+        let (h, x) = (&mut h.pair.subject, &x.pair.subject);
+        self.subject.norm_linear_swiglu(out, h, x, &norm.subject, eps, weights, rows, n);
+        self.check("norm_linear_swiglu", None, gate, rows * n);
     }
 
     fn linear_add(

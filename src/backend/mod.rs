@@ -23,7 +23,8 @@
 //! version keeps the plain one's order of reduction, so the two agree.
 //!
 //! A backend may compute later than its methods return: results and failures come from [`read`](Backend::read),
-//! [`argmax`](Backend::argmax) and [`finish`](Backend::finish), and every forward pass ends with one of them.
+//! [`argmax`](Backend::argmax), [`top_k`](Backend::top_k) and [`finish`](Backend::finish), and every forward pass ends with
+//! one of them, or with [`argmax_ahead`](Backend::argmax_ahead), whose answer is asked for later.
 //!
 //! Shapes are the model's business and are checked when a model is loaded; inside an operation a wrong one is a bug in
 //! this crate, and panics. Token ids and positions come from outside and are checked by the session.
@@ -96,6 +97,15 @@ pub struct Counters {
     pub barriers: u64,
     /// How long the device was at work.
     pub device_seconds: f64,
+}
+
+/// The token with the largest logit, which a device may still be looking for; see [`Backend::argmax_ahead`].
+#[derive(Debug, PartialEq)]
+pub enum Ahead {
+    /// It is known, with its logit.
+    Known(u32, f32),
+    /// The backend knows it by this number.
+    Number(u64),
 }
 
 /// Where in the KV cache an operation works.
@@ -183,6 +193,36 @@ pub trait Backend: Send + Sync + 'static {
         Ok(plain::argmax(&self.read(buffer, len)?))
     }
 
+    /// The `k` largest of the first `len` values and their indices, the largest first, and of equal ones the first first; all
+    /// if there are fewer. NaN counts as the largest.
+    fn top_k(&self, buffer: &Self::Buffer, len: usize, k: usize) -> Result<Vec<(u32, f32)>, BackendError> {
+        Ok(plain::top_k(&self.read(buffer, len)?, k))
+    }
+
+    /// [`argmax`](Self::argmax) as a promise: a device is given everything encoded so far and is not waited for, so that the
+    /// next token can be encoded while it works. [`embed_ahead`](Self::embed_ahead) takes the index from where the device has
+    /// put it. Every promise is [`settle`](Self::settle)d once.
+    fn argmax_ahead(&self, buffer: &Self::Buffer, len: usize) -> Result<Ahead, BackendError> {
+        self.argmax(buffer, len).map(|(index, value)| Ahead::Known(index, value))
+    }
+
+    /// The answer to an [`argmax_ahead`](Self::argmax_ahead), as soon as it is there. Failures of what was encoded before it
+    /// surface here.
+    fn settle(&self, ahead: Ahead) -> Result<(u32, f32), BackendError> {
+        match ahead {
+            Ahead::Known(index, value) => Ok((index, value)),
+            Ahead::Number(_) => unreachable!("a backend that gives numbers away takes them back"),
+        }
+    }
+
+    /// [`embed`](Self::embed) of one token, that which an unsettled promise will name.
+    fn embed_ahead(&self, out: &mut Self::Buffer, table: &Self::Weight, ahead: &Ahead) {
+        match ahead {
+            Ahead::Known(index, _) => self.embed(out, table, &[*index]),
+            Ahead::Number(_) => unreachable!("a backend that gives numbers away takes them back"),
+        }
+    }
+
     /// An empty cache of this layout.
     fn kv_cache(&self, layout: KvLayout) -> Self::KvCache;
 
@@ -241,6 +281,21 @@ pub trait Backend: Send + Sync + 'static {
         plain::linear_qkv(self, out, x, weights, rows);
     }
 
+    /// [`rms_norm`](Self::rms_norm) of `x`, for which `h` is scratch of the same shape, and the three projections of it.
+    fn norm_linear_qkv(
+        &self,
+        out: [&mut Self::Buffer; 3],
+        h: &mut Self::Buffer,
+        x: &Self::Buffer,
+        norm: &Self::Weight,
+        eps: f32,
+        weights: [&Self::Weight; 3],
+        rows: usize,
+    ) {
+        self.rms_norm(h, x, norm, eps, rows);
+        self.linear_qkv(out, h, weights, rows);
+    }
+
     /// QK-norm, RoPE and [`store_kv`](Self::store_kv). `q` is needed afterwards, `k` and `v` are not.
     fn norm_rope_store(
         &self,
@@ -266,6 +321,23 @@ pub trait Backend: Send + Sync + 'static {
         intermediate: usize,
     ) {
         plain::linear_swiglu(self, gate, up, x, weights, rows, intermediate);
+    }
+
+    /// [`rms_norm`](Self::rms_norm) of `x`, for which `h` is scratch of the same shape, and
+    /// [`linear_swiglu`](Self::linear_swiglu) of it.
+    fn norm_linear_swiglu(
+        &self,
+        [gate, up]: [&mut Self::Buffer; 2],
+        h: &mut Self::Buffer,
+        x: &Self::Buffer,
+        norm: &Self::Weight,
+        eps: f32,
+        weights: [&Self::Weight; 2],
+        rows: usize,
+        intermediate: usize,
+    ) {
+        self.rms_norm(h, x, norm, eps, rows);
+        self.linear_swiglu(gate, up, h, weights, rows, intermediate);
     }
 
     /// `x += y · Wᵀ`, with `scratch` as large as `x`: `[rows, features]`.

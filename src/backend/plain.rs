@@ -81,6 +81,23 @@ pub fn argmax(values: &[f32]) -> (u32, f32) {
     ((start + values[start..].iter().position(|v| *v == max).unwrap_or(0)) as u32, max)
 }
 
+/// [`Backend::top_k`] of values in host memory.
+pub fn top_k(values: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let mut pairs: Vec<(u32, f32)> = (0..).zip(values.iter().copied()).collect();
+    if k < pairs.len() && k > 0 {
+        pairs.select_nth_unstable_by(k - 1, rank);
+    }
+    pairs.truncate(k);
+    pairs.sort_unstable_by(rank);
+    pairs
+}
+
+/// The order of [`Backend::top_k`]: NaN in front, then the largest, and of equal ones the first.
+pub(crate) fn rank(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    let value = b.1.partial_cmp(&a.1).unwrap_or_else(|| b.1.is_nan().cmp(&a.1.is_nan()));
+    value.then(a.0.cmp(&b.0))
+}
+
 /// The largest value, and whether there is a NaN. NaN compares false with everything, so it is known by its bits: all
 /// exponent bits set, and some below them.
 pub(crate) fn max_and_nan(values: &[f32]) -> (f32, bool) {

@@ -159,6 +159,12 @@ impl<B: Backend> Backend for Timed<B> {
         result
     }
 
+    fn top_k(&self, buffer: &Self::Buffer, len: usize, k: usize) -> Result<Vec<(u32, f32)>, BackendError> {
+        let result = self.time("top_k", Work::default(), |b| b.top_k(buffer, len, k));
+        self.take_failure()?;
+        result
+    }
+
     fn kv_cache(&self, layout: KvLayout) -> Self::KvCache {
         (self.inner.kv_cache(layout), layout)
     }
@@ -224,9 +230,37 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("copy_rows", Work::default(), |b| b.copy_rows(out, x, first, rows, columns));
     }
 
-    fn linear_qkv(&self, out: [&mut Self::Buffer; 3], x: &Self::Buffer, weights: [&Self::Weight; 3], rows: usize) {
+    fn norm_linear_qkv(
+        &self,
+        out: [&mut Self::Buffer; 3],
+        h: &mut Self::Buffer,
+        x: &Self::Buffer,
+        norm: &Self::Weight,
+        eps: f32,
+        weights: [&Self::Weight; 3],
+        rows: usize,
+    ) {
         let work = Work::linear(&weights, rows);
-        self.time("linear_qkv", work, |b| b.linear_qkv(out, x, weights.map(|w| &w.weight), rows));
+        let weights = weights.map(|w| &w.weight);
+        self.time("norm_linear_qkv", work, |b| b.norm_linear_qkv(out, h, x, &norm.weight, eps, weights, rows));
+    }
+
+    fn norm_linear_swiglu(
+        &self,
+        out: [&mut Self::Buffer; 2],
+        h: &mut Self::Buffer,
+        x: &Self::Buffer,
+        norm: &Self::Weight,
+        eps: f32,
+        weights: [&Self::Weight; 2],
+        rows: usize,
+        intermediate: usize,
+    ) {
+        let work = Work::linear(&weights, rows);
+        let weights = weights.map(|w| &w.weight);
+        self.time("norm_linear_swiglu", work, |b| {
+            b.norm_linear_swiglu(out, h, x, &norm.weight, eps, weights, rows, intermediate)
+        });
     }
 
     fn norm_rope_store(
@@ -243,20 +277,6 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("norm_rope_store", Work::default(), |b| {
             b.norm_rope_store(qkv, norms, eps, cos_sin, cache, heads, at)
         });
-    }
-
-    fn linear_swiglu(
-        &self,
-        gate: &mut Self::Buffer,
-        up: &mut Self::Buffer,
-        x: &Self::Buffer,
-        weights: [&Self::Weight; 2],
-        rows: usize,
-        intermediate: usize,
-    ) {
-        let work = Work::linear(&weights, rows);
-        let weights = weights.map(|w| &w.weight);
-        self.time("linear_swiglu", work, |b| b.linear_swiglu(gate, up, x, weights, rows, intermediate));
     }
 
     fn linear_add(

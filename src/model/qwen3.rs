@@ -5,7 +5,7 @@
 
 use super::kv_cache::{KvDType, KvLayout};
 use super::rope::Rope;
-use crate::backend::{Backend, BackendError, CachePosition, Heads};
+use crate::backend::{Ahead, Backend, BackendError, CachePosition, Heads};
 use crate::weights::{Checkpoint, Config};
 
 /// A model's weights on a backend. Shapes are those of [`super::expected`].
@@ -69,19 +69,23 @@ pub enum LogitsFor {
     Last,
     /// Every token's: `[tokens, vocab]`.
     All,
-    /// The last token's largest alone, which is all that greedy decoding looks at.
+    /// The last token's largest alone, which is all that greedy decoding looks at, as a promise: a device is not waited for.
     Best,
+    /// The last token's largest, so many.
+    Top(usize),
     /// Nobody's: the tokens only fill the cache.
     None,
 }
 
 /// What a forward pass gives, as [`LogitsFor`] asked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Output {
     /// Row-major; empty where nobody's were wanted.
     Logits(Vec<f32>),
-    /// The token with the largest logit and that logit; see [`Backend::argmax`].
-    Best(u32, f32),
+    /// The token with the largest logit and that logit; see [`Backend::argmax_ahead`].
+    Best(Ahead),
+    /// The tokens with the largest logits and those logits; see [`Backend::top_k`].
+    Top(Vec<(u32, f32)>),
 }
 
 impl Output {
@@ -89,7 +93,25 @@ impl Output {
     pub fn logits(self) -> Vec<f32> {
         match self {
             Self::Logits(logits) => logits,
-            Self::Best(..) => Vec::new(),
+            Self::Best(_) | Self::Top(_) => Vec::new(),
+        }
+    }
+}
+
+/// The tokens that go through a forward pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// These.
+    Tokens(&'a [u32]),
+    /// One, which the device has yet to name.
+    Ahead(&'a Ahead),
+}
+
+impl Input<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::Tokens(ids) => ids.len(),
+            Self::Ahead(_) => 1,
         }
     }
 }
@@ -126,7 +148,7 @@ struct Buffers<B: Backend> {
     logits: B::Buffer,  // [1, vocab]; more rows get a buffer of their own
 }
 
-/// The forward pass: `ids` at positions `start..start + ids.len()`, whose keys and values it adds to `cache`.
+/// The forward pass: `input` at positions `start..start + input.len()`, whose keys and values it adds to `cache`.
 ///
 /// Returns what `wanted` names; the cache must have room.
 fn forward<B: Backend>(
@@ -134,11 +156,11 @@ fn forward<B: Backend>(
     Buffers { x, h, cos_sin, q, k, v, mixed, gate, up, logits, .. }: &mut Buffers<B>,
     cache: &mut B::KvCache,
     start: usize,
-    ids: &[u32],
+    input: Input<'_>,
     wanted: LogitsFor,
     mut probe: Option<Probe<'_>>,
 ) -> Result<Output, BackendError> {
-    let (n, hidden, eps) = (ids.len(), c.hidden_size, c.rms_norm_eps);
+    let (n, hidden, eps) = (input.len(), c.hidden_size, c.rms_norm_eps);
     let heads = Heads { heads: c.num_attention_heads, kv_heads: c.num_key_value_heads, head_dim: c.head_dim };
     let mut look = |at, buffer: &B::Buffer, len| match &mut probe {
         Some(probe) => b.read(buffer, len).map(|values| probe(at, values)),
@@ -146,14 +168,17 @@ fn forward<B: Backend>(
     };
 
     b.write(cos_sin, &rope.cos_sin(start, n)); //                          [n, head_dim]
-    b.embed(x, &weights.embed_tokens, ids); //                             [n, hidden]
+    match input {
+        Input::Tokens(ids) => b.embed(x, &weights.embed_tokens, ids), //   [n, hidden]
+        Input::Ahead(token) => b.embed_ahead(x, &weights.embed_tokens, token),
+    }
     look(Stage::Embedding, x, n * hidden)?;
 
     for (layer, w) in weights.layers.iter().enumerate() {
         let at = CachePosition { layer, start, tokens: n };
 
-        b.rms_norm(h, x, &w.input_layernorm, eps, n); //                   [n, hidden]
-        b.linear_qkv([q, k, v], h, [&w.q_proj, &w.k_proj, &w.v_proj], n); // [n, (kv_)heads * head_dim]
+        let projections = [&w.q_proj, &w.k_proj, &w.v_proj]; //            [n, (kv_)heads * head_dim]
+        b.norm_linear_qkv([q, k, v], h, x, &w.input_layernorm, eps, projections, n);
         if let Some([q_bias, k_bias, v_bias, _]) = &w.biases {
             b.add_bias(q, q_bias, n);
             b.add_bias(k, k_bias, n);
@@ -170,8 +195,8 @@ fn forward<B: Backend>(
             }
         }
 
-        b.rms_norm(h, x, &w.post_attention_layernorm, eps, n); //          [n, hidden]
-        b.linear_swiglu(gate, up, h, [&w.gate_proj, &w.up_proj], n, c.intermediate_size); // [n, intermediate]
+        let (projections, wide) = ([&w.gate_proj, &w.up_proj], c.intermediate_size); // [n, intermediate]
+        b.norm_linear_swiglu([gate, up], h, x, &w.post_attention_layernorm, eps, projections, n, wide);
         b.linear_add(x, h, gate, &w.down_proj, n, hidden); //              [n, hidden]
         look(Stage::Block(layer), x, n * hidden)?;
     }
@@ -180,19 +205,24 @@ fn forward<B: Backend>(
     let rows = match wanted {
         // What is in the cache is there, or the caller hears that it is not.
         LogitsFor::None => return b.finish().map(|()| Output::Logits(Vec::new())),
-        LogitsFor::Last | LogitsFor::Best => 1,
+        LogitsFor::Last | LogitsFor::Best | LogitsFor::Top(_) => 1,
         LogitsFor::All => n,
     };
-    b.copy_rows(h, x, n - rows, rows, hidden);
-    b.rms_norm(x, h, &weights.norm, eps, rows); //                         [rows, hidden]
-    look(Stage::FinalNorm, x, rows * hidden)?;
+    let (mut x, mut h) = (x, h);
+    if rows < n {
+        b.copy_rows(h, x, n - rows, rows, hidden);
+        std::mem::swap(&mut x, &mut h);
+    }
+    b.rms_norm(h, x, &weights.norm, eps, rows); //                         [rows, hidden]
+    look(Stage::FinalNorm, h, rows * hidden)?;
     let head = weights.lm_head.as_ref().unwrap_or(&weights.embed_tokens);
     let mut many = (rows > 1).then(|| b.buffer(rows * c.vocab_size));
     let logits = many.as_mut().unwrap_or(logits);
-    b.linear(logits, x, head, rows); //                                    [rows, vocab]
+    b.linear(logits, h, head, rows); //                                    [rows, vocab]
     look(Stage::Logits, logits, rows * c.vocab_size)?;
     match wanted {
-        LogitsFor::Best => b.argmax(logits, c.vocab_size).map(|(id, logit)| Output::Best(id, logit)),
+        LogitsFor::Best => b.argmax_ahead(logits, c.vocab_size).map(Output::Best),
+        LogitsFor::Top(k) => b.top_k(logits, c.vocab_size, k).map(Output::Top),
         _ => b.read(logits, rows * c.vocab_size).map(Output::Logits),
     }
 }
@@ -263,30 +293,39 @@ impl<B: Backend> Qwen3<B> {
         State { cache: self.backend.kv_cache(layout), len: 0, buffers: None, token_layers: 0 }
     }
 
-    /// Appends `ids` to the sequence and returns what `wanted` names. `ids` are inside the vocabulary and
-    /// not empty; the caller has checked.
+    /// Appends `input` to the sequence and returns what `wanted` names. Its tokens are inside the vocabulary and
+    /// not none; the caller has checked.
     pub fn append(
         &self,
         state: &mut State<B>,
-        ids: &[u32],
+        input: Input<'_>,
         wanted: LogitsFor,
         probe: Option<Probe<'_>>,
     ) -> Result<Output, BackendError> {
-        assert!(!ids.is_empty());
-        self.backend.reserve_kv(&mut state.cache, state.len + ids.len());
+        let tokens = input.len();
+        assert!(tokens > 0);
+        self.backend.reserve_kv(&mut state.cache, state.len + tokens);
         let buffers = match &mut state.buffers {
-            Some(buffers) if buffers.tokens >= ids.len() => buffers,
-            slot => slot.insert(self.buffers(ids.len())),
+            Some(buffers) if buffers.tokens >= tokens => buffers,
+            slot => slot.insert(self.buffers(tokens)),
         };
-        let result = forward(self, buffers, &mut state.cache, state.len, ids, wanted, probe);
+        let result = forward(self, buffers, &mut state.cache, state.len, input, wanted, probe);
         if result.is_err() {
             // Perhaps there was no memory for them; the tokens before are in the cache and stay there.
             state.buffers = None;
         }
         let output = result?;
-        state.len += ids.len();
-        state.token_layers += (ids.len() * self.config.num_hidden_layers) as u64;
+        state.len += tokens;
+        state.token_layers += (tokens * self.config.num_hidden_layers) as u64;
         Ok(output)
+    }
+
+    /// The logits of the last token, where the last [`append`](Self::append) computed them and handed over less.
+    pub fn logits(&self, state: &State<B>) -> Result<Vec<f32>, BackendError> {
+        match &state.buffers {
+            Some(buffers) => self.backend.read(&buffers.logits, self.config.vocab_size),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn buffers(&self, tokens: usize) -> Buffers<B> {

@@ -1,8 +1,8 @@
 //! Measuring a model: tokens a second, how far that is from what the machine can do, and where the time goes.
 //!
 //! Prefill and decode are measured apart, at each depth: the cache is filled with `depth` tokens, and then, repeat by repeat,
-//! rewound to them; prefill computes `prompt` tokens more and decode `generate` tokens one by one. Only the forward pass is
-//! timed: nothing is sampled, since any token takes as long as any other.
+//! rewound to them; prefill computes `prompt` tokens more and decode continues greedily by `generate` tokens, each the best one
+//! after those before it: of a token's logits, only the largest leaves a device.
 //!
 //! Decode reads all weights and the cache for each token, so its limit is how fast the machine reads memory; prefill uses
 //! each weight for many tokens, so its limit is arithmetic. Both limits are measured in the same run.
@@ -13,7 +13,7 @@ use crate::backend::timed::{OperationTime, Timed};
 use crate::backend::{Backend, Counters, Operands, Peak};
 use crate::model::expected;
 use crate::model::kv_cache::KvDType;
-use crate::model::qwen3::{LogitsFor, Qwen3};
+use crate::model::qwen3::{Input, LogitsFor, Qwen3};
 use crate::weights::Config;
 use serde::Serialize;
 use std::time::Instant;
@@ -282,7 +282,7 @@ impl<'a> Runner<'a> {
         self.prefill()?;
         for end in self.depth + 1..=self.depth + self.generate.min(2) {
             self.session.rewind(end - 1);
-            self.session.evaluate(&self.tokens[..end])?;
+            self.session.evaluate_best(&self.tokens[..end])?;
         }
         Ok(())
     }
@@ -299,15 +299,16 @@ impl<'a> Runner<'a> {
         Ok(Some(started.elapsed().as_secs_f64()))
     }
 
-    /// Seconds for all decoded tokens; `None` if there are none.
+    /// Seconds for all decoded tokens, the first of which is given; `None` if there are none.
     fn decode(&mut self) -> Result<Option<f64>, SessionError> {
         self.session.rewind(self.depth);
         if self.generate == 0 {
             return Ok(None);
         }
         let started = Instant::now();
-        for end in self.depth + 1..=self.depth + self.generate {
-            self.session.evaluate(&self.tokens[..end])?;
+        let mut tokens = self.tokens[..=self.depth].to_vec();
+        for left in (0..self.generate).rev() {
+            tokens.push(self.session.evaluate_best_ahead(&tokens, left > 0)?.0);
         }
         Ok(Some(started.elapsed().as_secs_f64()))
     }
@@ -420,7 +421,8 @@ impl WithBackend for TimeOn<'_> {
                 for first in (from..to).step_by(step) {
                     let last = first + step >= to;
                     let wanted = if keep && (last || step == 1) { LogitsFor::Last } else { LogitsFor::None };
-                    model.append(&mut state, &tokens[first..to.min(first + step)], wanted, None)?;
+                    let part = Input::Tokens(&tokens[first..to.min(first + step)]);
+                    model.append(&mut state, part, wanted, None)?;
                 }
                 Ok((started.elapsed().as_secs_f64(), model.backend().take_times()))
             };

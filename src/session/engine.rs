@@ -4,10 +4,10 @@ use crate::backend::compare::{Compare, Record};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::Level;
 use crate::backend::reference::Reference;
-use crate::backend::{Backend, BackendError, BackendInfo, BackendKind, Counters, Peak, plain};
+use crate::backend::{Ahead, Backend, BackendError, BackendInfo, BackendKind, Counters, Peak, plain};
 use crate::model::expected;
 use crate::model::kv_cache::{KvDType, KvLayout};
-use crate::model::qwen3::{LogitsFor, Output, Probe, Qwen3, State};
+use crate::model::qwen3::{Input, LogitsFor, Output, Probe, Qwen3, State};
 use crate::session::SessionError;
 use crate::session::verify::Rounding;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -112,7 +112,7 @@ impl WithBackend for CompareOn<'_> {
         // The prompt but for its last token, and then that one alone: prefill and decode take different paths.
         let (prompt, last) = ids.split_at(ids.len() - 1);
         for part in [prompt, last].into_iter().filter(|part| !part.is_empty()) {
-            model.append(&mut state, part, LogitsFor::Last, None)?;
+            model.append(&mut state, Input::Tokens(part), LogitsFor::Last, None)?;
         }
         Ok(model.backend().take_records())
     }
@@ -272,6 +272,7 @@ impl Engine {
             options: SessionOptions { context: Some(context), chunk: options.chunk.max(1), ..options },
             tokens: Vec::new(),
             logits: Vec::new(),
+            ahead: None,
         })
     }
 
@@ -295,7 +296,7 @@ impl Engine {
     pub fn probe(&self, ids: &[u32], rows: LogitsFor, probe: Probe<'_>) -> Result<(), SessionError> {
         self.check(ids, self.config().max_context())?;
         let mut timeline = self.inner.model.clone().timeline(KvDType::F32);
-        timeline.append(ids, rows, Some(probe))?;
+        timeline.append(Input::Tokens(ids), rows, Some(probe))?;
         Ok(())
     }
 
@@ -316,6 +317,16 @@ pub struct Session {
     tokens: Vec<u32>,
     /// Logits of the last of them; empty if they have not been computed.
     logits: Vec<f32>,
+    /// The pass that runs ahead of them; see [`Session::evaluate_best_ahead`].
+    ahead: Option<RunsAhead>,
+}
+
+/// A pass over one more token than a session has, begun before the caller said that it wants it.
+struct RunsAhead {
+    /// The token: the best one after those that the session has.
+    token: u32,
+    /// The best one after that.
+    best: Ahead,
 }
 
 impl Session {
@@ -375,25 +386,87 @@ impl Session {
     /// [`evaluate`](Self::evaluate), but returns only the token with the largest logit, and that logit: a GPU then finds it,
     /// and nothing else has to leave it. NaN counts as the largest; of equal ones, the first wins.
     pub fn evaluate_best(&mut self, tokens: &[u32]) -> Result<(u32, f32), SessionError> {
+        self.evaluate_best_ahead(tokens, false)
+    }
+
+    /// [`evaluate_best`](Self::evaluate_best), for a caller that will, most likely, append this token and ask again: with
+    /// `go_on`, the pass over it begins before this method has even heard which it is, so that a device is at work while the
+    /// caller looks at the token. Any other call forgets what ran ahead; only time is lost.
+    pub fn evaluate_best_ahead(&mut self, tokens: &[u32], go_on: bool) -> Result<(u32, f32), SessionError> {
         if self.tokens == tokens && !self.logits.is_empty() {
             return Ok(plain::argmax(&self.logits));
         }
-        match self.advance(tokens, LogitsFor::Best, &mut |_, _| ControlFlow::Continue(()))? {
-            Some(best) => Ok(best),
-            None => Ok(plain::argmax(&self.logits)),
+        let best = match self.ahead.take() {
+            // As expected: the pass is on its way, or over.
+            Some(RunsAhead { token, best }) if tokens.split_last() == Some((&token, &self.tokens)) => {
+                self.tokens.push(token);
+                self.logits.clear();
+                best
+            }
+            other => {
+                self.ahead = other;
+                match self.advance(tokens, LogitsFor::Best, &mut |_, _| ControlFlow::Continue(()))? {
+                    Output::Best(best) => best,
+                    _ => unreachable!("there is at least one token, and the answer for the last is what was asked for"),
+                }
+            }
+        };
+        // Where the answer is known already, no time is gained.
+        let go_on = go_on && self.tokens.len() < self.context() && matches!(best, Ahead::Number(_));
+        let next = match go_on {
+            true => Some(self.timeline.append(Input::Ahead(&best), LogitsFor::Best, None)),
+            false => None,
+        };
+        let (id, logit) = self.timeline.settle(best).inspect_err(|_| self.timeline.truncate(self.tokens.len()))?;
+        match next {
+            Some(Ok(Output::Best(best))) => self.ahead = Some(RunsAhead { token: id, best }),
+            // It is tried again, and fails again, when its token is asked for.
+            Some(_) => self.timeline.truncate(self.tokens.len()),
+            None => {}
+        }
+        Ok((id, logit))
+    }
+
+    /// [`evaluate`](Self::evaluate), but returns only the `k` tokens with the largest logits, and those, the largest first; of
+    /// equal ones the lowest id first.
+    pub fn evaluate_top(&mut self, tokens: &[u32], k: usize) -> Result<Vec<(u32, f32)>, SessionError> {
+        if self.tokens == tokens && !self.logits.is_empty() {
+            return Ok(plain::top_k(&self.logits, k));
+        }
+        match self.advance(tokens, LogitsFor::Top(k), &mut |_, _| ControlFlow::Continue(()))? {
+            Output::Top(top) => Ok(top),
+            _ => unreachable!("there is at least one token, and the answer for the last is what was asked for"),
         }
     }
 
-    /// Makes `tokens` true and computes what is wanted of the last one; the answer to [`LogitsFor::Best`] is returned.
+    /// All logits of the last token, where [`evaluate_top`](Self::evaluate_top) has just returned a part of them.
+    pub(super) fn all_logits(&mut self) -> Result<&[f32], SessionError> {
+        if self.logits.is_empty() {
+            self.logits = self.timeline.logits()?;
+        }
+        Ok(&self.logits)
+    }
+
+    /// Forgets the pass that runs ahead, once it is over.
+    pub fn stop_running_ahead(&mut self) {
+        if let Some(RunsAhead { best, .. }) = self.ahead.take() {
+            // Nobody asked for its result; if the device failed, the next pass says so.
+            let _ = self.timeline.settle(best);
+            self.timeline.truncate(self.tokens.len());
+        }
+    }
+
+    /// Makes `tokens` true and returns what is wanted of the last one; logits are kept in `self.logits`.
     fn advance(
         &mut self,
         tokens: &[u32],
         last_wanted: LogitsFor,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Option<(u32, f32)>, SessionError> {
+    ) -> Result<Output, SessionError> {
         self.engine.check(tokens, self.context())?;
+        self.stop_running_ahead();
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let mut best = None;
+        let mut output = Output::Logits(Vec::new());
         // The logits of the last token are wanted, so at least that one is computed again.
         let mut done = common.min(tokens.len() - 1);
         self.tokens.truncate(done);
@@ -406,14 +479,14 @@ impl Session {
             let chunk = &tokens[done..tokens.len().min(done + self.options.chunk)];
             let last = done + chunk.len() == tokens.len();
             let wanted = if last { last_wanted } else { LogitsFor::None };
-            match self.timeline.append(chunk, wanted, None)? {
-                Output::Logits(logits) => self.logits = logits,
-                Output::Best(id, logit) => best = Some((id, logit)),
-            }
+            output = self.timeline.append(Input::Tokens(chunk), wanted, None)?;
             self.tokens.extend_from_slice(chunk);
             done += chunk.len();
         }
-        Ok(best)
+        if let Output::Logits(logits) = &mut output {
+            self.logits = std::mem::take(logits);
+        }
+        Ok(output)
     }
 
     /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.
@@ -422,6 +495,7 @@ impl Session {
     /// computed at once. With Qwen3's vocabulary a row takes 608 KB, so a long text is asked for piece by piece.
     pub fn evaluate_rows(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, SessionError> {
         self.engine.check(tokens, self.context())?;
+        self.stop_running_ahead();
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let mut done = common.min(first);
         self.tokens.truncate(done);
@@ -433,7 +507,7 @@ impl Session {
                 true => (first.min(tokens.len()).min(done + self.options.chunk), LogitsFor::None),
                 false => (tokens.len(), LogitsFor::All),
             };
-            rows = self.timeline.append(&tokens[done..end], wanted, None)?.logits();
+            rows = self.timeline.append(Input::Tokens(&tokens[done..end]), wanted, None)?.logits();
             self.tokens.extend_from_slice(&tokens[done..end]);
             done = end;
         }
@@ -442,6 +516,7 @@ impl Session {
 
     /// Forgets all tokens from `len` on.
     pub fn rewind(&mut self, len: usize) {
+        self.stop_running_ahead();
         if len < self.tokens.len() {
             self.tokens.truncate(len);
             self.logits.clear();
@@ -468,7 +543,9 @@ trait Model: Send + Sync {
 
 /// A [`State`] with the model it belongs to.
 trait Timeline: Send {
-    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError>;
+    fn append(&mut self, input: Input<'_>, wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError>;
+    fn settle(&mut self, ahead: Ahead) -> Result<(u32, f32), BackendError>;
+    fn logits(&self) -> Result<Vec<f32>, BackendError>;
     fn truncate(&mut self, len: usize);
     fn token_layers(&self) -> u64;
 }
@@ -505,9 +582,17 @@ impl<B: Backend> Model for Qwen3<B> {
 }
 
 impl<B: Backend> Timeline for (Arc<Qwen3<B>>, State<B>) {
-    fn append(&mut self, ids: &[u32], wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError> {
+    fn append(&mut self, input: Input<'_>, wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError> {
         let (model, state) = self;
-        model.append(state, ids, wanted, probe)
+        model.append(state, input, wanted, probe)
+    }
+
+    fn settle(&mut self, ahead: Ahead) -> Result<(u32, f32), BackendError> {
+        self.0.backend().settle(ahead)
+    }
+
+    fn logits(&self) -> Result<Vec<f32>, BackendError> {
+        self.0.logits(&self.1)
     }
 
     fn truncate(&mut self, len: usize) {

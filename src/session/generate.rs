@@ -2,7 +2,7 @@
 
 use super::engine::Session;
 use super::error::SessionError;
-use super::sampling::{Choice, Sampler, SamplingParams, TokenLogprob, check_best};
+use super::sampling::{Choice, Sampler, SamplingParams, TokenLogprob, Wants, check_best};
 use super::stop::StopMatcher;
 use crate::text::StreamDecoder;
 use std::ops::ControlFlow;
@@ -138,6 +138,8 @@ impl Session {
         let computed = (self.token_layers() - before) / engine.config().num_hidden_layers as u64;
         timings.cached_tokens = prompt.len() - computed as usize;
 
+        // Where logits lie in a device's memory, it finds those that the sampler looks at.
+        let wants = if engine.counters().is_some() { sampler.wants() } else { sampler.wants().without_top() };
         let mut tokens = prompt.to_vec();
         let mut text = String::new();
         let mut decoder = StreamDecoder::default();
@@ -151,12 +153,18 @@ impl Session {
             }
             // Evaluating what was appended last; nothing is left to do for the first token after the prompt.
             let started = Instant::now();
-            let choice = match sampler.wants_only_the_best() {
-                true => {
-                    let (id, _) = check_best(self.evaluate_best(&tokens)?)?;
+            let choice = match wants {
+                Wants::Best => {
+                    let count = tokens.len() + 1 - prompt.len();
+                    let go_on = options.max_tokens.is_none_or(|max| count < max) && tokens.len() + 1 < self.context();
+                    let (id, _) = check_best(self.evaluate_best_ahead(&tokens, go_on)?)?;
                     Choice { id, logprob: None, top: Vec::new() }
                 }
-                false => sampler.sample(self.evaluate(&tokens)?, &tokens, prompt.len())?,
+                Wants::Top(n) => match sampler.sample_top(self.evaluate_top(&tokens, n)?)? {
+                    Some(choice) => choice,
+                    None => sampler.sample(self.all_logits()?, &tokens, prompt.len())?,
+                },
+                Wants::All => sampler.sample(self.evaluate(&tokens)?, &tokens, prompt.len())?,
             };
             if tokens.len() == prompt.len() {
                 timings.prefill += started.elapsed();
@@ -181,6 +189,7 @@ impl Session {
                 break StopReason::Interrupted;
             }
         };
+        self.stop_running_ahead();
         if stop_reason != StopReason::StopString {
             let (mut rest, stopped) = stops.push(&decoder.finish());
             match stopped {

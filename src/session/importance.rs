@@ -5,7 +5,7 @@ use super::error::SessionError;
 use crate::backend::Backend;
 use crate::backend::collect::Collect;
 use crate::model::kv_cache::KvDType;
-use crate::model::qwen3::{LogitsFor, Qwen3};
+use crate::model::qwen3::{Input, LogitsFor, Qwen3};
 use crate::weights::gguf::names;
 use crate::weights::quantize::ColumnSums;
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ impl WithBackend for CollectOn<'_> {
             }
             state.truncate(0);
             // Every token's state goes through the head, which is a matrix like the others.
-            model.append(&mut state, part, LogitsFor::All, None)?;
+            model.append(&mut state, Input::Tokens(part), LogitsFor::All, None)?;
         }
         let sums = model.backend().take_sums().into_iter().filter_map(|(name, sums)| {
             let squares = sums.squares.iter().map(|&sum| sum as f32).collect();

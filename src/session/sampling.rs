@@ -182,6 +182,27 @@ pub struct Choice {
     pub top: Vec<TokenLogprob>,
 }
 
+/// Which logits a sampler looks at; see [`Sampler::wants`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// The largest.
+    Best,
+    /// So many, the largest: for [`Sampler::sample_top`].
+    Top(usize),
+    /// All of them.
+    All,
+}
+
+impl Wants {
+    /// All of them in place of a few.
+    pub fn without_top(self) -> Self {
+        if matches!(self, Self::Top(_)) { Self::All } else { self }
+    }
+}
+
+/// The largest top-k for which it is worth while to find the tokens before reading logits.
+const MOST_TOP: usize = 256;
+
 /// A token that is still in the race.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
@@ -231,9 +252,17 @@ impl Sampler {
         })
     }
 
-    /// Whether the largest of the model's own logits is all that it looks at.
-    pub fn wants_only_the_best(&self) -> bool {
-        self.params.temperature == 0.0 && !self.params.changes_logits() && self.params.logprobs.is_none()
+    /// Which of the model's own logits it looks at.
+    pub fn wants(&self) -> Wants {
+        let params = &self.params;
+        if params.changes_logits() || params.logprobs.is_some() {
+            return Wants::All;
+        }
+        match params.top_k {
+            _ if params.temperature == 0.0 => Wants::Best,
+            1..=MOST_TOP => Wants::Top(params.top_k + 1),
+            _ => Wants::All,
+        }
     }
 
     /// The parameters it was made with.
@@ -255,6 +284,22 @@ impl Sampler {
         let norm = log_sum_exp(logits)?;
         let top = top_logprobs(logits, n, norm);
         Ok(Choice { id, logprob: Some((logits[id as usize] as f64 - norm) as f32), top })
+    }
+
+    /// [`Sampler::sample`], given only what [`Wants::Top`] asks for: the largest logits with their tokens, the largest first.
+    /// The last of them is one more than top-k keeps: it says whether another logit equals the k-th, which top-k would keep
+    /// too. Then the answer is `None`, no random number has been used, and all logits are needed.
+    pub fn sample_top(&mut self, mut top: Vec<(u32, f32)>) -> Result<Option<Choice>, SamplingError> {
+        let k = self.params.top_k;
+        let &best = top.first().ok_or(SamplingError::LogitCount { found: 0, vocab_size: self.adjusted.len() })?;
+        let (_, max) = check_best(best)?;
+        if top.get(k).is_some_and(|next| next.1 == top[k - 1].1) {
+            return Ok(None);
+        }
+        top.truncate(k);
+        top.sort_unstable_by_key(|(id, _)| *id);
+        self.narrow(max, |keep| top.iter().filter(|(_, logit)| *logit >= f32::MIN).for_each(|&(id, l)| keep(id, l)));
+        Ok(Some(Choice { id: self.draw(), logprob: None, top: Vec::new() }))
     }
 
     /// What [`Sampler::sample`] would draw from: the tokens left after every step, by ascending id, with their
@@ -317,18 +362,29 @@ impl Sampler {
         }
     }
 
-    /// Temperature, top-k, top-p, min-p: leaves in `self.candidates` what may be drawn.
+    /// Top-k, and then temperature, top-p and min-p.
     fn filter(&mut self, logits: &[f32]) -> Result<(), SamplingError> {
-        let logits = if self.params.changes_logits() { &self.adjusted } else { logits };
-        let (_, max) = argmax(logits)?;
-        // Dividing by a temperature keeps the order of the logits, so top-k may look at them undivided.
+        let adjusted = std::mem::take(&mut self.adjusted);
+        let logits = if self.params.changes_logits() { &adjusted } else { logits };
+        let best = argmax(logits);
+        if let Ok((_, max)) = best {
+            // Dividing by a temperature keeps the order of the logits, so top-k may look at them undivided.
+            let floor = kth_largest(logits, self.params.top_k, &mut self.largest);
+            // From f32::MIN: all but -infinity.
+            self.narrow(max, |keep| at_least(logits, floor.max(f32::MIN), keep));
+        }
+        self.adjusted = adjusted;
+        best.map(|_| ())
+    }
+
+    /// Temperature, top-p, min-p: leaves in `self.candidates` what may be drawn of the tokens that `kept` names, by
+    /// ascending id, with their logits; `max` is the largest of these.
+    fn narrow(&mut self, max: f32, kept: impl FnOnce(&mut dyn FnMut(u32, f32))) {
         let (max, temperature) = (max as f64, self.params.temperature as f64);
-        let floor = kth_largest(logits, self.params.top_k, &mut self.largest);
         // Weights relative to the largest logit cannot overflow, however small the temperature.
         let weight = |logit: f32| libm::exp((logit as f64 - max) / temperature);
         self.candidates.clear();
-        let keep = |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit) });
-        at_least(logits, floor.max(f32::MIN), keep); // from f32::MIN: all but -infinity
+        kept(&mut |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit) }));
         if self.params.top_p < 1.0 {
             keep_top_p(&mut self.candidates, self.params.top_p as f64);
         }
@@ -336,7 +392,6 @@ impl Sampler {
             let least = self.params.min_p as f64;
             self.candidates.retain(|c| c.weight >= least);
         }
-        Ok(())
     }
 
     /// Draws from `self.candidates` in proportion to weight: the first whose running total passes a random share.

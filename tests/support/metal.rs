@@ -34,7 +34,8 @@ pub fn planted(file: &str, from: &str, to: &str) -> (tempfile::TempDir, Metal) {
     (directory, metal)
 }
 
-fn choose() {
+/// Chooses what kernels run on, before the first device is asked for.
+pub fn choose() {
     #[cfg(not(target_os = "macos"))]
     {
         use metal_standin::cpu::{CpuExecutor, Options};

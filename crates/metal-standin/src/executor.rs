@@ -45,11 +45,22 @@ pub enum Binding {
         allocation: Allocation,
         /// In bytes.
         offset: usize,
-        /// The buffer's label or a number, for messages.
+        /// The buffer's label; empty if it has none.
         label: String,
     },
     /// `setBytes:length:atIndex:`: a copy taken when it was encoded.
     Bytes(Vec<u8>),
+}
+
+impl Binding {
+    /// What a message calls it: the buffer's label, or its number.
+    pub fn name(&self) -> String {
+        match self {
+            Binding::Buffer { allocation, label, .. } if label.is_empty() => format!("buffer {}", allocation.id),
+            Binding::Buffer { label, .. } => label.clone(),
+            Binding::Bytes(_) => "setBytes".into(),
+        }
+    }
 }
 
 /// A kernel made ready by an executor.

@@ -20,15 +20,17 @@ pub fn executor() -> Result<&'static dyn Executor, &'static str> {
     EXECUTOR.get_or_init(choose).as_deref().map_err(String::as_str)
 }
 
-/// `METAL_STANDIN`: `cpu` (also when it is not set), `nvidia`, or `none` for a computer without Metal.
+/// `METAL_STANDIN`: `cpu` (also when it is not set), `nvidia`, `compile` to fill the cache for one elsewhere, or `none` for a
+/// computer without Metal.
 fn choose() -> Result<Box<dyn Executor>, String> {
     match std::env::var("METAL_STANDIN").as_deref().unwrap_or("cpu") {
         "cpu" => Ok(Box::new(CpuExecutor::new(Options::from_environment())?)),
+        "compile" => Ok(Box::new(CpuExecutor::compile_only()?)),
         "none" => Err("METAL_STANDIN=none asks for none".into()),
         #[cfg(feature = "nvidia")]
         "nvidia" => Ok(Box::new(crate::nvidia::NvidiaExecutor::new()?)),
         other => Err(format!(
-            "METAL_STANDIN={other} is not an executor of this build: cpu, none, or nvidia with the feature"
+            "METAL_STANDIN={other} is not an executor of this build: cpu, compile, none, or nvidia with the feature"
         )),
     }
 }

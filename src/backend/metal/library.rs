@@ -27,6 +27,7 @@ macro_rules! sources {
 const SOURCES: &[Source] = sources! {
     "formats.h" LANGUAGE_2_4;
     "kv_cache.h" LANGUAGE_2_4;
+    "order.h" LANGUAGE_2_4;
     "packed.h" LANGUAGE_2_4;
     "add.metal" LANGUAGE_2_4;
     "argmax.metal" LANGUAGE_2_4;
@@ -45,6 +46,7 @@ const SOURCES: &[Source] = sources! {
     "rope.metal" LANGUAGE_2_4;
     "store_kv.metal" LANGUAGE_2_4;
     "swiglu.metal" LANGUAGE_2_4;
+    "top_k.metal" LANGUAGE_2_4;
 };
 
 /// A kernel: where it is, and the values of its function constants.

@@ -1,7 +1,8 @@
 //! Linear layers: which kernel runs for which format and number of rows.
 
 use super::library::Kernel;
-use super::stream::{Arg, Grid};
+use super::objc::Value;
+use super::stream::{Arg, Grid, Memory};
 use super::{Metal, MetalBuffer, MetalWeight, memory};
 use crate::backend::plain;
 use bytemuck::{Pod, Zeroable, bytes_of};
@@ -51,6 +52,8 @@ struct RowShape {
     turns: u32,
     /// Whether the output is added to.
     add: u32,
+    /// Of the norm in front.
+    eps: f32,
 }
 
 #[repr(C)]
@@ -156,7 +159,7 @@ impl Plan {
     fn shape(&self, weight: &MetalWeight, features: [usize; 3], add: bool) -> RowShape {
         let [columns, row_bytes, split, turns] =
             [weight.columns, weight.row_bytes(), self.split, self.turns].map(|n| n as u32);
-        RowShape { columns, features: features.map(|n| n as u32), row_bytes, split, turns, add: add.into() }
+        RowShape { columns, features: features.map(|n| n as u32), row_bytes, split, turns, add: add.into(), eps: 0.0 }
     }
 
     fn grid(&self) -> Grid {
@@ -169,6 +172,11 @@ fn alike(weights: &[&MetalWeight]) -> bool {
     weights.iter().all(|w| w.packed && w.dtype == weights[0].dtype && w.columns == weights[0].columns)
 }
 
+/// Whether one kernel norms a row and multiplies it with all of these weights.
+pub(super) fn norms_input(metal: &Metal, weights: &[&MetalWeight], rows: usize) -> bool {
+    !metal.plain && rows == 1 && alike(weights)
+}
+
 /// The three projections of one input.
 pub(super) fn linear_qkv(
     metal: &Metal,
@@ -177,18 +185,30 @@ pub(super) fn linear_qkv(
     weights: [&MetalWeight; 3],
     rows: usize,
 ) {
-    if rows > 1 || !alike(&weights) {
+    match rows == 1 && alike(&weights) {
+        true => fused_qkv(metal, out, x, None, weights),
         // Three dispatches that depend on nothing of each other: no barrier stands between them.
-        return plain::linear_qkv(metal, out, x, weights, rows);
+        false => plain::linear_qkv(metal, out, x, weights, rows),
     }
-    let [q, k, v] = out;
+}
+
+/// The three projections of one row, which is normed first if a norm is given.
+pub(super) fn fused_qkv(
+    metal: &Metal,
+    [q, k, v]: [&mut MetalBuffer; 3],
+    x: &MetalBuffer,
+    norm: Option<(&MetalWeight, f32)>,
+    weights: [&MetalWeight; 3],
+) {
     memory!(q, k, v, x);
     let features = weights.map(|weight| weight.rows);
     let plan = Plan::new(weights[0], features.iter().sum(), true);
-    let shape = plan.shape(weights[0], features, false);
+    let mut shape = plan.shape(weights[0], features, false);
+    let mut kernel = by_dtype!("linear_row.metal", "linear_row_qkv", weights[0].dtype);
+    let norm = normed(&mut kernel, &mut shape, norm, x);
     let [q_weight, k_weight, v_weight] = weights.map(MetalWeight::arg);
     metal.encode(
-        &by_dtype!("linear_row.metal", "linear_row_qkv", weights[0].dtype),
+        &kernel,
         &[
             Arg::Bytes(bytes_of(&shape)),
             Arg::In(x),
@@ -198,9 +218,27 @@ pub(super) fn linear_qkv(
             Arg::Out(q),
             Arg::Out(k),
             Arg::Out(v),
+            norm,
         ],
         plan.grid(),
     );
+}
+
+/// Tells a fused kernel whether there is a norm, and gives its weights, or in their place anything.
+fn normed<'a>(
+    kernel: &mut Kernel,
+    shape: &mut RowShape,
+    norm: Option<(&'a MetalWeight, f32)>,
+    x: &'a Memory,
+) -> Arg<'a> {
+    kernel.constants = vec![(0, Value::Bool(norm.is_some()))];
+    match norm {
+        Some((weight, eps)) => {
+            shape.eps = eps;
+            weight.arg()
+        }
+        None => Arg::In(x),
+    }
 }
 
 /// `gate = silu(x · W_gateᵀ) * (x · W_upᵀ)`.
@@ -213,15 +251,29 @@ pub(super) fn linear_swiglu(
     rows: usize,
     intermediate: usize,
 ) {
-    if rows > 1 || !alike(&weights) {
-        return plain::linear_swiglu(metal, gate, up, x, weights, rows, intermediate);
+    match rows == 1 && alike(&weights) {
+        true => fused_swiglu(metal, gate, x, None, weights, intermediate),
+        false => plain::linear_swiglu(metal, gate, up, x, weights, rows, intermediate),
     }
+}
+
+/// The same of one row, which is normed first if a norm is given.
+pub(super) fn fused_swiglu(
+    metal: &Metal,
+    gate: &mut MetalBuffer,
+    x: &MetalBuffer,
+    norm: Option<(&MetalWeight, f32)>,
+    weights: [&MetalWeight; 2],
+    intermediate: usize,
+) {
     memory!(gate, x);
     let plan = Plan::new(weights[0], 2 * intermediate, true);
-    let shape = plan.shape(weights[0], [intermediate, 0, 0], false);
+    let mut shape = plan.shape(weights[0], [intermediate, 0, 0], false);
+    let mut kernel = by_dtype!("linear_row.metal", "linear_row_swiglu", weights[0].dtype);
+    let norm = normed(&mut kernel, &mut shape, norm, x);
     metal.encode(
-        &by_dtype!("linear_row.metal", "linear_row_swiglu", weights[0].dtype),
-        &[Arg::Bytes(bytes_of(&shape)), Arg::In(x), weights[0].arg(), weights[1].arg(), Arg::Out(gate)],
+        &kernel,
+        &[Arg::Bytes(bytes_of(&shape)), Arg::In(x), weights[0].arg(), weights[1].arg(), Arg::Out(gate), norm],
         plan.grid(),
     );
 }

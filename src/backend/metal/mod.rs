@@ -4,10 +4,12 @@
 //! pipeline), [`stream`] (command buffers and barriers), [`weight`] and [`kv`] (what lies in GPU memory), and then this file
 //! with [`linear`] and [`attention`]: an encoder function for each operation.
 //!
-//! Nothing is computed when an operation's method returns: it has been encoded. [`Backend::read`], [`Backend::finish`] and
-//! [`Backend::argmax`] run what was encoded and wait. An operation cannot say that it failed; the next of those three does.
+//! Nothing is computed when an operation's method returns: it has been encoded. [`Backend::read`], [`Backend::finish`],
+//! [`Backend::argmax`] and [`Backend::top_k`] run what was encoded and wait; [`Backend::argmax_ahead`] runs it and does not
+//! wait (`choose` has these three). An operation cannot say that it failed; the next of those five does.
 
 mod attention;
+mod choose;
 mod device;
 mod kv;
 mod library;
@@ -21,7 +23,7 @@ pub use device::DeviceReport;
 pub use kv::MetalKvCache;
 pub use weight::MetalWeight;
 
-use super::{Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
+use super::{Ahead, Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
 use crate::model::kv_cache::{KvDType, KvLayout, TILE};
 use crate::weights::Tensor;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
@@ -31,7 +33,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread::ThreadId;
-use stream::{Arg, Grid, Memory, Stream};
+use stream::{Arg, Grid, Memory, Sent, Stream};
 
 /// The Metal backend.
 pub struct Metal {
@@ -43,6 +45,7 @@ pub struct Metal {
     streams: Mutex<HashMap<ThreadId, Stream>>,
     /// Where results lie for the CPU to read.
     results: Mutex<Option<Memory>>,
+    promises: Mutex<choose::Promises>,
     /// Whether a GPU trace is being written.
     #[cfg(target_os = "macos")]
     captures: std::sync::atomic::AtomicBool,
@@ -59,9 +62,6 @@ impl Drop for Metal {
 
 /// f32 activations in GPU memory; `None` where there was no memory for them, which the next wait says.
 pub struct MetalBuffer(Option<Memory>);
-
-/// Values that a threadgroup looks through for the largest; the same number stands in `argmax.metal`.
-const ARGMAX_BLOCK: usize = 4096;
 
 /// The least positions that a cache has room for.
 const LEAST_CAPACITY: usize = 2 * TILE;
@@ -83,6 +83,7 @@ impl Metal {
             plain,
             streams: Mutex::default(),
             results: Mutex::default(),
+            promises: Mutex::default(),
             #[cfg(target_os = "macos")]
             captures: Default::default(),
         })
@@ -145,6 +146,27 @@ impl Metal {
         }
     }
 
+    /// Waits for what was sent.
+    fn wait(&self, sent: Sent) -> Result<(), BackendError> {
+        let seconds = sent.wait().map_err(error)?;
+        self.stream(|stream| {
+            stream.counters.waits += 1;
+            stream.counters.device_seconds += seconds;
+        });
+        Ok(())
+    }
+
+    /// Rows of a table, to the output's rows from `first` on.
+    fn embed_rows(&self, out: &Memory, table: &MetalWeight, ids: Arg<'_>, first: u32, count: usize) {
+        let shape = EmbedShape { columns: table.columns as u32, row_bytes: table.row_bytes() as u32, first };
+        let kernel = match table.is_sorted() {
+            true => linear::by_dtype!("embed.metal", "embed_packed", table.dtype),
+            false => linear::by_dtype!("embed.metal", "embed", table.dtype),
+        };
+        let arguments = [Arg::Bytes(bytes_of(&shape)), ids, table.arg(), Arg::Out(out)];
+        self.encode(&kernel, &arguments, Grid::groups(table.columns.div_ceil(256), count, 256));
+    }
+
     /// Copies `rows` rows of `columns` 32-bit words; `from` and `to` are the first word and the words from row to row.
     fn copy_words(&self, out: &Memory, x: Arg<'_>, rows: usize, columns: usize, from: [usize; 2], to: [usize; 2]) {
         let [from, to] = [from, to].map(|pair| pair.map(|n| n as u32));
@@ -166,8 +188,6 @@ impl Operation {
 
 static ADD: Operation = Operation::new("add.metal", "add");
 static ADD_BIAS: Operation = Operation::new("add.metal", "add_bias");
-static ARGMAX_BLOCKS: Operation = Operation::new("argmax.metal", "argmax_blocks");
-static ARGMAX_REST: Operation = Operation::new("argmax.metal", "argmax_rest");
 static COPY: Operation = Operation::new("copy.metal", "copy");
 static COPY_ROWS: Operation = Operation::new("copy_rows.metal", "copy_rows");
 static COPY_BYTES: Operation = Operation::new("copy_rows.metal", "copy_bytes");
@@ -329,7 +349,10 @@ impl Backend for Metal {
     }
 
     fn finish(&self) -> Result<(), BackendError> {
-        self.stream(|stream| stream.finish()).map_err(error)
+        match self.stream(|stream| stream.send()).map_err(error)? {
+            Some(sent) => self.wait(sent),
+            None => Ok(()),
+        }
     }
 
     #[cfg(target_os = "macos")]
@@ -346,19 +369,19 @@ impl Backend for Metal {
     }
 
     fn argmax(&self, buffer: &MetalBuffer, len: usize) -> Result<(u32, f32), BackendError> {
-        let Some(memory) = buffer.memory() else { return self.finish().map(|()| (0, f32::NAN)) };
-        // Each threadgroup looks through a block; one more looks through their answers.
-        let blocks = len.div_ceil(ARGMAX_BLOCK);
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        let staged = self.staging(&mut results, (blocks + 1) * 2 * size_of::<u32>())?;
-        let shape = [len as u32, blocks as u32];
-        let arguments = [Arg::Bytes(cast_slice(&shape)), Arg::In(memory), Arg::Out(staged)];
-        self.run(&ARGMAX_BLOCKS, &arguments, Grid::groups(blocks, 1, 256));
-        self.run(&ARGMAX_REST, &[Arg::Bytes(cast_slice(&shape)), Arg::Out(staged)], Grid::groups(1, 1, 256));
-        self.finish()?;
-        let mut answer = [0u32; 2];
-        staged.buffer.copy_to(bytemuck::cast_slice_mut(&mut answer));
-        Ok((answer[0], f32::from_bits(answer[1])))
+        self.settle(choose::argmax(self, buffer, len)?)
+    }
+
+    fn argmax_ahead(&self, buffer: &MetalBuffer, len: usize) -> Result<Ahead, BackendError> {
+        choose::argmax(self, buffer, len)
+    }
+
+    fn settle(&self, ahead: Ahead) -> Result<(u32, f32), BackendError> {
+        choose::settle(self, ahead)
+    }
+
+    fn top_k(&self, buffer: &MetalBuffer, len: usize, k: usize) -> Result<Vec<(u32, f32)>, BackendError> {
+        choose::top_k(self, buffer, len, k)
     }
 
     fn kv_cache(&self, layout: KvLayout) -> MetalKvCache {
@@ -388,16 +411,16 @@ impl Backend for Metal {
         // As many ids as fit into one argument.
         let most = objc::MAX_BYTES / size_of::<u32>();
         for (first, ids) in (0..).step_by(most).zip(ids.chunks(most)) {
-            let shape = EmbedShape { columns: table.columns as u32, row_bytes: table.row_bytes() as u32, first };
-            let kernel = match table.is_sorted() {
-                true => linear::by_dtype!("embed.metal", "embed_packed", table.dtype),
-                false => linear::by_dtype!("embed.metal", "embed", table.dtype),
-            };
-            self.encode(
-                &kernel,
-                &[Arg::Bytes(bytes_of(&shape)), Arg::Bytes(cast_slice(ids)), table.arg(), Arg::Out(out)],
-                Grid::groups(table.columns.div_ceil(256), ids.len(), 256),
-            );
+            self.embed_rows(out, table, Arg::Bytes(cast_slice(ids)), first, ids.len());
+        }
+    }
+
+    fn embed_ahead(&self, out: &mut MetalBuffer, table: &MetalWeight, ahead: &Ahead) {
+        memory!(out);
+        match (ahead, choose::found(self, ahead)) {
+            (Ahead::Known(index, _), _) => self.embed_rows(out, table, Arg::Bytes(bytes_of(index)), 0, 1),
+            (_, Some(found)) => self.embed_rows(out, table, Arg::In(&found), 0, 1),
+            (_, None) => self.fail("a token that was settled before it was embedded".into()),
         }
     }
 
@@ -455,6 +478,41 @@ impl Backend for Metal {
             true => plain::linear_add(self, x, scratch, y, weight, rows, features),
             false => linear::linear_add(self, x, scratch, y, weight, rows, features),
         }
+    }
+
+    fn norm_linear_qkv(
+        &self,
+        out: [&mut MetalBuffer; 3],
+        h: &mut MetalBuffer,
+        x: &MetalBuffer,
+        norm: &MetalWeight,
+        eps: f32,
+        weights: [&MetalWeight; 3],
+        rows: usize,
+    ) {
+        if !linear::norms_input(self, &weights, rows) {
+            self.rms_norm(h, x, norm, eps, rows);
+            return self.linear_qkv(out, h, weights, rows);
+        }
+        linear::fused_qkv(self, out, x, Some((norm, eps)), weights);
+    }
+
+    fn norm_linear_swiglu(
+        &self,
+        [gate, up]: [&mut MetalBuffer; 2],
+        h: &mut MetalBuffer,
+        x: &MetalBuffer,
+        norm: &MetalWeight,
+        eps: f32,
+        weights: [&MetalWeight; 2],
+        rows: usize,
+        intermediate: usize,
+    ) {
+        if !linear::norms_input(self, &weights, rows) {
+            self.rms_norm(h, x, norm, eps, rows);
+            return self.linear_swiglu(gate, up, h, weights, rows, intermediate);
+        }
+        linear::fused_swiglu(self, gate, x, Some((norm, eps)), weights, intermediate);
     }
 
     fn add_bias(&self, x: &mut MetalBuffer, bias: &MetalWeight, rows: usize) {

@@ -6,8 +6,11 @@
 //! reads or writes, or something read what it writes. Dispatches that touch nothing of each other overlap: the projections of
 //! one input, the keys and the values.
 //!
-//! Each thread that encodes has a stream of its own. A forward pass encodes on one thread and ends by waiting, so two
-//! sessions never share a command buffer, and a failure belongs to the one whose work it was.
+//! Each thread that encodes has a stream of its own. A forward pass encodes on one thread and ends by sending its command buffer
+//! off, so two sessions never share one, and a failure belongs to the one whose work it was. What was [`Sent`] is waited for at
+//! once, or, where the next token does not depend on what the processor would do with this one, after that was sent too:
+//! then the GPU always has work. Metal runs command buffers in the order in which they were sent, each after what those
+//! before it have written can be seen.
 
 use super::library::{Kernel, Library};
 use super::objc::{
@@ -73,7 +76,7 @@ struct Open {
 }
 
 impl Stream {
-    /// Encodes a kernel; what goes wrong is said by [`finish`](Self::finish).
+    /// Encodes a kernel; what goes wrong is said by [`send`](Self::send).
     pub(super) fn dispatch(
         &mut self,
         queue: &Object<MTLCommandQueue>,
@@ -90,7 +93,7 @@ impl Stream {
         }
     }
 
-    /// Makes [`finish`](Self::finish) fail, unless it already will.
+    /// Makes [`send`](Self::send) fail, unless it already will.
     pub(super) fn fail(&mut self, message: String) {
         self.failure.get_or_insert(message);
     }
@@ -140,9 +143,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Runs what has been encoded and waits for it.
-    pub(super) fn finish(&mut self) -> Result<(), String> {
-        let Some(open) = self.open.take() else { return self.failure.take().map_or(Ok(()), Err) };
+    /// Sends off what has been encoded, if there is anything.
+    pub(super) fn send(&mut self) -> Result<Option<Sent>, String> {
+        let Some(open) = self.open.take() else { return self.failure.take().map_or(Ok(None), Err) };
         pool(|| {
             open.encoder.end_encoding();
             if let Some(message) = self.failure.take() {
@@ -150,17 +153,35 @@ impl Stream {
                 return Err(message);
             }
             open.commands.commit();
-            open.commands.wait_until_completed();
-            let status = open.commands.status();
+            Ok(Some(Sent(open.commands)))
+        })
+    }
+}
+
+/// Commands that the GPU has been given. They are waited for in any case, at last by dropping this: a command buffer keeps
+/// Metal's buffers alive, but not the mapped file behind one.
+pub(super) struct Sent(Object<MTLCommandBuffer>);
+
+impl Sent {
+    /// Waits until all has run; how long the GPU was at work, in seconds.
+    pub(super) fn wait(self) -> Result<f64, String> {
+        let commands = &self.0;
+        pool(|| {
+            commands.wait_until_completed();
+            let status = commands.status();
             if status != STATUS_COMPLETED {
-                let reason = open.commands.error().map(|error| error.message());
+                let reason = commands.error().map(|error| error.message());
                 let reason = reason.unwrap_or_else(|| format!("it ended with status {status}"));
                 return Err(format!("the GPU did not run the command buffer: {reason}"));
             }
-            self.counters.waits += 1;
-            self.counters.device_seconds += open.commands.gpu_end_time() - open.commands.gpu_start_time();
-            Ok(())
+            Ok(commands.gpu_end_time() - commands.gpu_start_time())
         })
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        pool(|| self.0.wait_until_completed());
     }
 }
 

@@ -43,6 +43,8 @@ impl Options {
 /// its buffers is caught only when checking: otherwise it is native code and may crash the process.
 pub struct CpuExecutor {
     options: Options,
+    /// Whether kernels are compiled for an NVIDIA GPU in another machine, and none runs: buffers keep what they hold.
+    compile_only: bool,
     start: Instant,
     next_id: AtomicU64,
     worker: Mutex<Worker>,
@@ -62,10 +64,16 @@ impl CpuExecutor {
     pub fn new(options: Options) -> Result<CpuExecutor, String> {
         Ok(CpuExecutor {
             options,
+            compile_only: false,
             start: Instant::now(),
             next_id: AtomicU64::new(1),
             worker: Mutex::new(Worker::new(options)?),
         })
+    }
+
+    /// One that fills the cache for an NVIDIA GPU in another machine, and runs nothing.
+    pub fn compile_only() -> Result<CpuExecutor, String> {
+        Ok(CpuExecutor { compile_only: true, ..Self::new(Options::default())? })
     }
 
     fn layout(length: usize) -> Result<Layout, String> {
@@ -78,12 +86,16 @@ impl CpuExecutor {
 
 impl Executor for CpuExecutor {
     fn name(&self) -> String {
-        let mode = if self.options.check { ", checked" } else { "" };
+        let mode = match (self.compile_only, self.options.check) {
+            (true, _) => ", compiles only",
+            (_, true) => ", checked",
+            _ => "",
+        };
         format!("Metal stand-in (CPU{mode})")
     }
 
     fn target(&self) -> Target {
-        Target::Cpu
+        if self.compile_only { Target::Nvidia } else { Target::Cpu }
     }
 
     fn allocate(&self, length: usize, storage: Storage) -> Result<Allocation, String> {
@@ -115,6 +127,9 @@ impl Executor for CpuExecutor {
     }
 
     fn prepare(&self, kernel: Kernel) -> Result<Pipeline, String> {
+        if self.compile_only {
+            return Ok(Pipeline { kernel, prepared: Box::new(()) });
+        }
         let loaded = load::load(&kernel, self.options.check)?;
         Ok(Pipeline { kernel, prepared: Box::new(loaded) })
     }
@@ -122,7 +137,8 @@ impl Executor for CpuExecutor {
     fn submit(&self, commands: Vec<Command>) -> Ticket {
         let now = || self.start.elapsed().as_secs_f64();
         let start = now();
-        let result = self.worker().run(&commands).map(|()| Timing { start, end: now() });
+        let ran = if self.compile_only { Ok(()) } else { self.worker().run(&commands) };
+        let result = ran.map(|()| Timing { start, end: now() });
         Ticket(Box::new(result))
     }
 

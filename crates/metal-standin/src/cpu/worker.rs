@@ -120,10 +120,11 @@ impl Worker {
         for (index, binding) in dispatch.buffers.iter().enumerate().take(31) {
             let (base, address, size, label, writable, allocation) = match binding {
                 None => continue,
-                Some(Binding::Buffer { allocation, offset, label }) => {
+                Some(binding @ Binding::Buffer { allocation, offset, .. }) => {
+                    let label = format!("`{}`", binding.name());
                     let base = allocation.device as usize;
                     let writable = !self.read_only.contains(&allocation.id);
-                    (base, base + offset, allocation.length, format!("`{label}`"), writable, Some(allocation.id))
+                    (base, base + offset, allocation.length, label, writable, Some(allocation.id))
                 }
                 Some(Binding::Bytes(bytes)) => {
                     // Kernels read vectors from it: aligned as those want.

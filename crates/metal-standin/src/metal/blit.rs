@@ -50,15 +50,15 @@ impl BlitEncoder {
 impl This<'_, BlitEncoder> {
     /// A part of a buffer, bound.
     fn part(&self, object: &Object, offset: usize, length: usize) -> Binding {
-        let (allocation, label) = (object.body::<Buffer>().allocation, name_of(object));
+        let allocation = object.body::<Buffer>().allocation;
         if length == 0 || !offset.is_multiple_of(4) || !length.is_multiple_of(4) {
-            fail!(self, "{length} bytes at {offset} of {label}: both must be multiples of 4, and the length not 0");
+            fail!(self, "{length} bytes at {offset} of {}: both must be multiples of 4, and the length not 0", name_of(object));
         }
         if offset.checked_add(length).is_none_or(|end| end > allocation.length) {
-            fail!(self, "{length} bytes at {offset} are beyond the {} bytes of {label}", allocation.length);
+            fail!(self, "{length} bytes at {offset} are beyond the {} bytes of {}", allocation.length, name_of(object));
         }
         self.0.buffer.keep(object);
-        Binding::Buffer { allocation, offset, label }
+        Binding::Buffer { allocation, offset, label: object.label.lock().unwrap().clone() }
     }
 
     fn dispatch(&self, pipeline: &Arc<Pipeline>, to: Binding, from: Option<Binding>, length: usize, value: u32) {

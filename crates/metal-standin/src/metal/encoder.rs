@@ -131,7 +131,7 @@ impl This<'_, ComputeEncoder> {
                 fail!(self, "offset {offset} at index {index} is beyond the {length} bytes of {name}");
             }
             self.encoding.buffer.keep(object);
-            Binding::Buffer { allocation, offset, label: name_of(object) }
+            Binding::Buffer { allocation, offset, label: object.label.lock().unwrap().clone() }
         });
     }
 
@@ -227,8 +227,8 @@ class! { mtl_compute_command_encoder, ComputeEncoder, "MTLComputeCommandEncoder"
         this.check_index(index);
         match &mut this.bound().buffers[index] {
             Some(Binding::Buffer { allocation, offset, .. }) if new < allocation.length => *offset = new,
-            Some(Binding::Buffer { allocation, label, .. }) => {
-                fail!(this, "offset {new} at index {index} is beyond the {} bytes of {label}", allocation.length)
+            Some(binding @ Binding::Buffer { .. }) => {
+                fail!(this, "offset {new} at index {index} is beyond the end of {}", binding.name())
             }
             _ => fail!(this, "no buffer is bound at index {index}"),
         }

@@ -79,6 +79,7 @@ driver! {
     copy_to_device_behind = cuMemcpyHtoDAsync_v2(to: DevicePointer, from: *const c_void, length: usize, stream: Handle);
     create_stream = cuStreamCreate(stream: *mut Handle, flags: c_uint);
     synchronize_stream = cuStreamSynchronize(stream: Handle);
+    wait_in_stream = cuStreamWaitEvent(stream: Handle, event: Handle, flags: c_uint);
     destroy_stream = cuStreamDestroy_v2(stream: Handle);
     create_event = cuEventCreate(event: *mut Handle, flags: c_uint);
     record_event = cuEventRecord(event: Handle, stream: Handle);
@@ -89,16 +90,64 @@ driver! {
         function: Handle, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint,
         block_z: c_uint, shared_bytes: c_uint, stream: Handle, parameters: *mut *mut c_void, extra: *mut *mut c_void
     );
+    create_graph = cuGraphCreate(graph: *mut Handle, flags: c_uint);
+    destroy_graph = cuGraphDestroy(graph: Handle);
+    add_kernel_node = cuGraphAddKernelNode_v2(
+        node: *mut Handle, graph: Handle, before: *const Handle, count: usize, kernel: *const KernelNode
+    );
+    add_edges = cuGraphAddDependencies_v2(
+        graph: Handle, from: *const Handle, to: *const Handle, kinds: *const Edge, count: usize
+    );
+    instantiate_graph = cuGraphInstantiateWithFlags(instance: *mut Handle, graph: Handle, flags: u64);
+    set_kernel_node = cuGraphExecKernelNodeSetParams_v2(instance: Handle, node: Handle, kernel: *const KernelNode);
+    launch_graph = cuGraphLaunch(instance: Handle, stream: Handle);
+    destroy_instance = cuGraphExecDestroy(instance: Handle);
 }
+
+/// `CUDA_KERNEL_NODE_PARAMS`, version 2.
+#[repr(C)]
+pub struct KernelNode {
+    /// A kernel's function.
+    pub function: Handle,
+    /// Threadgroups.
+    pub grid: [c_uint; 3],
+    /// Threads of each.
+    pub block: [c_uint; 3],
+    /// Dynamic shared memory.
+    pub shared_bytes: c_uint,
+    /// Where each parameter is.
+    pub parameters: *mut *mut c_void,
+    /// Or all of them packed: not used.
+    pub extra: *mut *mut c_void,
+    /// A `CUkernel` in place of the function, and its context: not used.
+    pub kernel: Handle,
+    /// See `kernel`.
+    pub context: Handle,
+}
+
+/// `CUgraphEdgeData`: what of the node before the node behind waits for.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Edge {
+    /// 0: the end; 1: that all its blocks have said that others may start.
+    pub from_port: u8,
+    /// 0.
+    pub to_port: u8,
+    /// 0: everything before is finished; 1: the node behind itself waits for that.
+    pub kind: u8,
+    /// Zeros.
+    pub reserved: [u8; 5],
+}
+
+/// `CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC` with `CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC`.
+pub const STARTS_EARLY: Edge = Edge { from_port: 1, to_port: 0, kind: 1, reserved: [0; 5] };
 
 /// `CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP`.
 pub const HOST_MAPPED: c_uint = 1 | 2;
 /// `CU_STREAM_NON_BLOCKING`.
 pub const STREAM_NON_BLOCKING: c_uint = 1;
-/// `CU_LAUNCH_PARAM_BUFFER_POINTER`, `_BUFFER_SIZE` and `_END`: parameters as one packed buffer.
-pub const LAUNCH_BUFFER_POINTER: usize = 1;
-/// See [`LAUNCH_BUFFER_POINTER`].
-pub const LAUNCH_BUFFER_SIZE: usize = 2;
+/// `CU_EVENT_DISABLE_TIMING`.
+pub const EVENT_WITHOUT_TIME: c_uint = 2;
 /// `CU_JIT_ERROR_LOG_BUFFER`, `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`.
 pub const JIT_ERROR_LOG: [c_int; 2] = [5, 6];
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.

@@ -1,13 +1,15 @@
 //! Runs kernels on an NVIDIA GPU, through its driver.
 //!
-//! One stream: dispatches of a command buffer, and command buffers, run one after the other, so barriers cost nothing and
-//! a missing one is not noticed (the CPU executor notices). A command buffer is one copy of everything that `setBytes`
-//! gave, then launches; two events around them measure it. The first wild access of a kernel ends the process's use of the
-//! GPU: the driver answers every later call with the same error.
+//! Command buffers run one after the other on one stream. Each is one copy of everything that `setBytes` gave, on a stream of
+//! its own while the one before still runs, and then launches: a graph, where the same kernels come again ([`graph`]). Two events
+//! around them measure it. The first wild access of a kernel ends the process's use of the GPU: the driver answers every
+//! later call with the same error.
 
 mod driver;
+mod graph;
 mod parameters;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +19,8 @@ use std::time::Instant;
 use crate::compiler::{Kernel, Target};
 use crate::executor::{Allocation, Binding, Command, Dispatch, Executor, Pipeline, Storage, Ticket, Timing};
 use driver::{Driver, Handle};
-use parameters::pack;
+use graph::{Launch, Program, with_early_start};
+use parameters::parameters;
 
 /// Threadgroup memory that Metal allows. NVIDIA gives 48 KiB without asking.
 const THREADGROUP_BYTES: u32 = 32 << 10;
@@ -25,12 +28,15 @@ const THREADGROUP_BYTES: u32 = 32 << 10;
 /// the driver, and reading a mapped file in order lets the system read ahead.
 const CHUNK: usize = 64 << 20;
 
-/// The driver with this process's context and stream.
+/// The driver with this process's context and streams.
 struct Gpu {
     driver: Driver,
     device: c_int,
     context: Handle,
+    /// Kernels.
     stream: Handle,
+    /// Copies to the device that kernels wait for.
+    copies: Handle,
 }
 
 // SAFETY: driver handles may be used from any thread that made the context current; `enter` does.
@@ -41,8 +47,14 @@ unsafe impl Sync for Gpu {}
 impl Gpu {
     /// The driver, with the context current in this system thread.
     fn enter(&self) -> Result<&Driver, String> {
-        // SAFETY: the context is retained until `drop`.
-        unsafe { self.driver.set_current(self.context)? };
+        thread_local! {
+            static CURRENT: Cell<Handle> = const { Cell::new(std::ptr::null_mut()) };
+        }
+        if CURRENT.get() != self.context {
+            // SAFETY: the context is retained until `drop`.
+            unsafe { self.driver.set_current(self.context)? };
+            CURRENT.set(self.context);
+        }
         Ok(&self.driver)
     }
 }
@@ -53,6 +65,7 @@ impl Drop for Gpu {
         unsafe {
             let _ = self.driver.set_current(self.context);
             let _ = self.driver.destroy_stream(self.stream);
+            let _ = self.driver.destroy_stream(self.copies);
             let _ = self.driver.release_context(self.device);
         }
     }
@@ -68,16 +81,17 @@ struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    fn new(gpu: &Arc<Gpu>) -> Result<Event, String> {
+    /// One that remembers when it was passed, or only that it was.
+    fn new(gpu: &Arc<Gpu>, timed: bool) -> Result<Event, String> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: a place for the handle.
-        unsafe { gpu.enter()?.create_event(&mut handle, 0)? };
+        unsafe { gpu.enter()?.create_event(&mut handle, if timed { 0 } else { driver::EVENT_WITHOUT_TIME })? };
         Ok(Event { gpu: gpu.clone(), handle })
     }
 
-    fn record(&self) -> Result<(), String> {
+    fn record(&self, stream: Handle) -> Result<(), String> {
         // SAFETY: the event and the stream are alive.
-        unsafe { self.gpu.enter()?.record_event(self.handle, self.gpu.stream) }
+        unsafe { self.gpu.enter()?.record_event(self.handle, stream) }
     }
 
     /// Waits until the stream has come to where this was recorded (at once if it never was).
@@ -157,20 +171,21 @@ impl Drop for Loaded {
     }
 }
 
-/// What is used again from one command buffer to the next.
+/// What is used again from one command buffer to the next; programs in the order of their last use.
 #[derive(Default)]
 struct Spare {
     events: Vec<Event>,
-    staging: Vec<Staging>,
+    programs: Vec<Program>,
 }
+
+/// Programs that are kept.
+const PROGRAMS: usize = 16;
 
 /// A command buffer on its way.
 struct Running {
     start: Event,
     end: Event,
-    staging: Option<Staging>,
-    /// Pipelines must outlive their launches.
-    _commands: Vec<Command>,
+    program: Program,
 }
 
 /// The executor on the first NVIDIA GPU.
@@ -193,7 +208,8 @@ impl NvidiaExecutor {
     /// Opens the driver and the first GPU.
     pub fn new() -> Result<NvidiaExecutor, String> {
         let driver = Driver::load()?;
-        let (mut device, mut context, mut stream) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        let (mut device, mut context) = (0, std::ptr::null_mut());
+        let (mut stream, mut copies) = (std::ptr::null_mut(), std::ptr::null_mut());
         let (mut name, mut capability) = ([0 as c_char; 256], [0; 2]);
         // SAFETY: places for the results, the name's with its length.
         unsafe {
@@ -206,6 +222,7 @@ impl NvidiaExecutor {
             driver.retain_context(&mut context, device)?;
             driver.set_current(context)?;
             driver.create_stream(&mut stream, driver::STREAM_NON_BLOCKING)?;
+            driver.create_stream(&mut copies, driver::STREAM_NON_BLOCKING)?;
         }
         let name: String = name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8 as char).collect();
         if capability < [9, 0] {
@@ -213,7 +230,7 @@ impl NvidiaExecutor {
             return Err(format!("{name} has compute capability {major}.{minor}; kernels are compiled for 9.0"));
         }
         Ok(NvidiaExecutor {
-            gpu: Arc::new(Gpu { driver, device, context, stream }),
+            gpu: Arc::new(Gpu { driver, device, context, stream, copies }),
             name: format!("Metal stand-in ({name})"),
             clock: Instant::now(),
             next_id: AtomicU64::new(1),
@@ -223,115 +240,103 @@ impl NvidiaExecutor {
     }
 
     /// Puts a command buffer on the stream.
-    fn launch_all(&self, commands: Vec<Command>) -> Result<Running, String> {
+    fn launch_all(&self, commands: &[Command]) -> Result<Running, String> {
         let driver = self.gpu.enter()?;
-        let mut spare = lock(&self.spare);
-        let mut event = || spare.events.pop().map_or_else(|| Event::new(&self.gpu), Ok);
-        let (start, end) = (event()?, event()?);
-        start.record()?;
-
-        // What `setBytes` gave, in one copy: each piece 256-byte aligned, as Metal asks of offsets into constant memory.
-        let dispatches = || {
-            commands.iter().filter_map(|command| match command {
-                Command::Dispatch(dispatch) => Some(dispatch),
-                Command::Barrier => None,
-            })
-        };
-        let pieces = || {
-            dispatches().flat_map(|dispatch| &dispatch.buffers).filter_map(|binding| match binding {
-                Some(Binding::Bytes(bytes)) => Some(bytes),
-                _ => None,
-            })
-        };
-        let total: usize = pieces().map(|bytes| bytes.len().next_multiple_of(256)).sum();
-        let mut staging = None;
-        if total > 0 {
-            let fits = spare.staging.iter().position(|staging| staging.capacity >= total);
-            let place = match fits {
-                Some(index) => spare.staging.swap_remove(index),
-                None => Staging::new(&self.gpu, total.next_power_of_two().max(64 << 10))?,
-            };
-            let mut at = 0;
-            for bytes in pieces() {
-                // SAFETY: `total` is the sum of these, and the place is at least that large; no copy from it is running.
-                unsafe { place.host.cast::<u8>().add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-                at += bytes.len().next_multiple_of(256);
-            }
-            // SAFETY: both are at least `total` bytes long, and kept until the stream is past this.
-            unsafe { driver.copy_to_device_behind(place.device, place.host, total, self.gpu.stream)? };
-            staging = Some(place);
-        }
-
-        let mut at = staging.as_ref().map_or(0, |staging| staging.device);
-        for dispatch in dispatches() {
-            let kernel = &dispatch.pipeline.kernel.name;
-            at = self.launch(driver, dispatch, at).map_err(|why| format!("kernel `{kernel}`: {why}"))?;
-        }
-        end.record()?;
-        Ok(Running { start, end, staging, _commands: commands })
-    }
-
-    /// Launches one dispatch, whose `setBytes` start at the device address `at`; returns where the next one's do.
-    fn launch(&self, driver: &Driver, dispatch: &Dispatch, mut at: u64) -> Result<u64, String> {
-        let loaded = dispatch.pipeline.prepared.downcast_ref::<Loaded>().ok_or("a pipeline of another executor")?;
-        let mut addresses = [None; 31];
-        for (address, binding) in addresses.iter_mut().zip(&dispatch.buffers) {
-            *address = match binding {
-                None => None,
-                Some(Binding::Buffer { allocation, offset, .. }) => Some(allocation.device + *offset as u64),
-                Some(Binding::Bytes(bytes)) => {
-                    let here = at;
-                    at += bytes.len().next_multiple_of(256) as u64;
-                    Some(here)
+        // Each dispatch with the barriers before it.
+        let mut dispatches = Vec::with_capacity(commands.len());
+        let (mut barriers, mut functions, mut bytes) = (0, Vec::new(), 0);
+        for command in commands {
+            match command {
+                Command::Barrier => barriers += 1,
+                Command::Dispatch(dispatch) if dispatch.threads.contains(&0) => {}
+                Command::Dispatch(dispatch) => {
+                    let loaded = dispatch.pipeline.prepared.downcast_ref::<Loaded>();
+                    functions.push((loaded.ok_or("a pipeline of another executor")?.function, barriers));
+                    bytes += dispatch.buffers.iter().flatten().map(size_of_bytes).sum::<usize>();
+                    dispatches.push(dispatch);
                 }
-            };
+            }
         }
-        let kernel = &dispatch.pipeline.kernel;
-        let address_of = |index: u32| {
-            addresses.get(index as usize).copied().flatten().ok_or_else(|| format!("buffer {index} is not bound"))
+
+        let mut spare = lock(&self.spare);
+        let known = spare.programs.iter().position(|program| program.fits(&functions) && program.staging.capacity >= bytes);
+        let mut program = match known {
+            Some(index) => spare.programs.remove(index),
+            None => {
+                if spare.programs.len() >= PROGRAMS {
+                    spare.programs.remove(0);
+                }
+                Program::new(&self.gpu, bytes)?
+            }
         };
-        let packed = pack(&kernel.arguments, address_of, &dispatch.threadgroup, dispatch.threads)?;
-        let memory = packed.shared.saturating_add(kernel.static_threadgroup_bytes);
-        if memory > THREADGROUP_BYTES {
-            return Err(format!("{memory} bytes of threadgroup memory; {THREADGROUP_BYTES} is the most"));
+        let mut event = || spare.events.pop().map_or_else(|| Event::new(&self.gpu, true), Ok);
+        let (start, end) = (event()?, event()?);
+
+        let mut at = 0;
+        let mut launches = Vec::with_capacity(dispatches.len());
+        for (dispatch, (function, stage)) in dispatches.into_iter().zip(functions) {
+            let kernel = &dispatch.pipeline.kernel.name;
+            let launch = prepared(dispatch, function, stage, &program.staging, &mut at);
+            launches.push(launch.map_err(|why| format!("kernel `{kernel}`: {why}"))?);
         }
-        let shape = dispatch.threads_per_threadgroup;
-        if shape.contains(&0) || shape.iter().map(|&extent| u64::from(extent)).product::<u64>() > 1024 {
-            return Err(format!("a threadgroup of {shape:?} threads"));
+        if at > 0 {
+            let Staging { host, device, .. } = program.staging;
+            // SAFETY: both are at least `at` bytes long, and kept until the stream is past this.
+            unsafe { driver.copy_to_device_behind(device, host, at, self.gpu.copies)? };
+            program.copied.record(self.gpu.copies)?;
+            // SAFETY: the stream and the event are alive.
+            unsafe { driver.wait_in_stream(self.gpu.stream, program.copied.handle, 0)? };
         }
-        let [x, y, z] = std::array::from_fn(|axis| dispatch.threads[axis].div_ceil(shape[axis]));
-        if x == 0 || y == 0 || z == 0 {
-            return Ok(at);
-        }
-        if y > 65_535 || z > 65_535 {
-            return Err(format!("{y} x {z} threadgroups along y and z; 65535 is CUDA's most"));
-        }
-        let mut length = packed.bytes.len();
-        let mut extra = [
-            driver::LAUNCH_BUFFER_POINTER as *mut c_void,
-            packed.bytes.as_ptr().cast_mut().cast(),
-            driver::LAUNCH_BUFFER_SIZE as *mut c_void,
-            (&raw mut length).cast(),
-            std::ptr::null_mut(),
-        ];
-        // SAFETY: the function is loaded and takes these parameters, which the driver copies before it returns.
-        unsafe {
-            driver.launch(
-                loaded.function,
-                x,
-                y,
-                z,
-                shape[0],
-                shape[1],
-                shape[2],
-                packed.shared,
-                self.gpu.stream,
-                std::ptr::null_mut(),
-                extra.as_mut_ptr(),
-            )?;
-        }
-        Ok(at)
+        start.record(self.gpu.stream)?;
+        program.run(launches)?;
+        end.record(self.gpu.stream)?;
+        Ok(Running { start, end, program })
     }
+}
+
+/// Bytes that a binding takes in a program's staging place: aligned to 16, the widest of Metal's types.
+fn size_of_bytes(binding: &Binding) -> usize {
+    match binding {
+        Binding::Bytes(bytes) => bytes.len().next_multiple_of(16),
+        Binding::Buffer { .. } => 0,
+    }
+}
+
+/// A dispatch as the driver wants it; what `setBytes` gave is put into the staging place from `at` on.
+fn prepared(
+    dispatch: &Dispatch,
+    function: Handle,
+    stage: u32,
+    staging: &Staging,
+    at: &mut usize,
+) -> Result<Launch, String> {
+    let kernel = &dispatch.pipeline.kernel;
+    let address_of = |index: u32| match dispatch.buffers.get(index as usize) {
+        Some(Some(Binding::Buffer { allocation, offset, .. })) => Ok(allocation.device + *offset as u64),
+        Some(Some(binding @ Binding::Bytes(bytes))) => {
+            let here = *at;
+            *at += size_of_bytes(binding);
+            assert!(*at <= staging.capacity, "the place was made for all of them");
+            // SAFETY: inside the place, as was just checked; no copy from it is running.
+            unsafe { staging.host.cast::<u8>().add(here).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            Ok(staging.device + here as u64)
+        }
+        _ => Err(format!("buffer {index} is not bound")),
+    };
+    let parameters = parameters(&kernel.arguments, address_of, &dispatch.threadgroup, dispatch.threads)?;
+    let memory = parameters.shared.saturating_add(kernel.static_threadgroup_bytes);
+    if memory > THREADGROUP_BYTES {
+        return Err(format!("{memory} bytes of threadgroup memory; {THREADGROUP_BYTES} is the most"));
+    }
+    let block = dispatch.threads_per_threadgroup;
+    if block.contains(&0) || block.iter().map(|&extent| u64::from(extent)).product::<u64>() > 1024 {
+        return Err(format!("a threadgroup of {block:?} threads"));
+    }
+    let grid: [u32; 3] = std::array::from_fn(|axis| dispatch.threads[axis].div_ceil(block[axis]));
+    if grid[1] > 65_535 || grid[2] > 65_535 {
+        return Err(format!("{} x {} threadgroups along y and z; 65535 is CUDA's most", grid[1], grid[2]));
+    }
+    Ok(Launch { _pipeline: dispatch.pipeline.clone(), function, grid, block, parameters, stage })
 }
 
 impl Executor for NvidiaExecutor {
@@ -392,7 +397,8 @@ impl Executor for NvidiaExecutor {
     fn prepare(&self, kernel: Kernel) -> Result<Pipeline, String> {
         let failed = |why: String| format!("kernel `{}`: {}: {why}", kernel.name, kernel.code.display());
         let text = std::fs::read(kernel.code.as_ref()).map_err(|why| failed(why.to_string()))?;
-        let text = CString::new(text).map_err(|why| failed(why.to_string()))?;
+        let text = String::from_utf8(text).map_err(|why| failed(why.to_string()))?;
+        let text = CString::new(with_early_start(&text)).map_err(|why| failed(why.to_string()))?;
         let entry = CString::new(kernel.entry.clone()).map_err(|why| failed(why.to_string()))?;
         let driver = self.gpu.enter()?;
         let mut log = vec![0_u8; 16 << 10];
@@ -413,7 +419,7 @@ impl Executor for NvidiaExecutor {
     }
 
     fn submit(&self, commands: Vec<Command>) -> Ticket {
-        Ticket(Box::new(self.launch_all(commands)))
+        Ticket(Box::new(self.launch_all(&commands)))
     }
 
     fn wait(&self, ticket: Ticket) -> Result<Timing, String> {
@@ -425,7 +431,7 @@ impl Executor for NvidiaExecutor {
         // SAFETY: both events are recorded and passed.
         unsafe { self.gpu.enter()?.elapsed(&mut milliseconds, running.start.handle, running.end.handle)? };
         let mut spare = lock(&self.spare);
-        spare.staging.extend(running.staging);
+        spare.programs.push(running.program);
         spare.events.extend([running.start, running.end]);
         Ok(Timing { start: end - f64::from(milliseconds) / 1e3, end })
     }
