@@ -6,8 +6,8 @@
 //   threadgroups: [features / (ROWS * simds / split * turns)]
 //
 // Nothing is computed here that could be slow: a weight's byte is read once, from memory that is far away, so the kernel is as
-// fast as memory if enough reads are on their way at any time. Hence: all reads of a batch (ROWS rows, UNROLL steps: 128 bytes
-// a lane) are issued before the first is used, and those of the first batch before the activations are fetched. Where a matrix
+// fast as memory if enough reads are on their way at any time. Hence: all reads of a batch (ROWS rows, UNROLL steps: 64 to 128
+// bytes a lane) are issued before the first is used, and those of the first batch before the activations are fetched. Where a matrix
 // has few rows, `split` makes enough SIMD-groups of them.
 //
 // Activations are wanted by every SIMD-group, and as floats they are 2 to 8 times as large as the weights they are multiplied
@@ -67,7 +67,9 @@ inline void row_sums(
     uint lane)
 {
     float2 square = 0.0f;
-    constexpr uint UNROLL = 8 / ROWS, QUADS = Format::COLUMNS / 4, SEGMENT_STEPS = SEGMENT / (32 * Format::COLUMNS);
+    // Steps of a batch. A format of few bits takes more columns in a step, and more registers to hold them.
+    constexpr uint UNROLL = Format::COLUMNS <= 8 ? 8 / ROWS : Format::COLUMNS <= 16 ? 2 : 4 / ROWS;
+    constexpr uint QUADS = Format::COLUMNS / 4, SEGMENT_STEPS = SEGMENT / (32 * Format::COLUMNS);
     device const float4 *x_quads = (device const float4 *)x;
     uint quads = columns / 4, last = columns / Format::COLUMNS - 1, steps = last / 32 + 1;
 #pragma unroll

@@ -159,23 +159,7 @@ fn fused() {
                 Reference.linear(&mut out, &values, &Reference.load(tensor).unwrap(), rows);
                 out
             };
-            let mut sets = vec![[&tensors[0], &tensors[1], &tensors[2]]];
-            if columns == 256 {
-                sets.push([&tensors[0], &tensors[1], &other]);
-            }
-            for set in sets {
-                let weights = set.map(|tensor| metal.load(tensor).unwrap());
-                let lens = features.map(|n| rows * n);
-                let found = run(&metal, &lens, |out| {
-                    let [q, k, v] = out else { unreachable!() };
-                    metal.linear_qkv([q, k, v], &x, [&weights[0], &weights[1], &weights[2]], rows);
-                });
-                let found = found.unwrap_or_else(|error| panic!("linear_qkv {what}: {error}"));
-                for (tensor, found) in set.iter().zip(&found) {
-                    agree(&reference(tensor), found).unwrap_or_else(|error| panic!("linear_qkv {what}: {error}"));
-                }
-            }
-            // The same with a norm in front, which is fused for one row; it adds up in quarters of a threadgroup's width.
+            // The same with a norm in front, which is fused for one row.
             let norm_tensor = random.tensor(DType::F32, &[columns]);
             let norm = metal.load(&norm_tensor).unwrap();
             let mut normed = vec![0.0; rows * columns];
@@ -185,16 +169,30 @@ fn fused() {
                 Reference.linear(&mut out, &normed, &Reference.load(tensor).unwrap(), rows);
                 out
             };
-            let weights = [0, 1, 2].map(|i| metal.load(&tensors[i]).unwrap());
-            let found = run(&metal, &features.map(|n| rows * n), |out| {
-                let [q, k, v] = out else { unreachable!() };
-                let mut h = metal.buffer(rows * columns);
+            let mut sets = vec![[&tensors[0], &tensors[1], &tensors[2]]];
+            if columns == 256 {
+                sets.push([&tensors[0], &tensors[1], &other]);
+            }
+            for set in sets {
+                let weights = set.map(|tensor| metal.load(tensor).unwrap());
                 let weights = [&weights[0], &weights[1], &weights[2]];
-                metal.norm_linear_qkv([q, k, v], &mut h, &x, &norm, 1e-6, weights, rows);
-            });
-            let found = found.unwrap_or_else(|error| panic!("norm_linear_qkv {what}: {error}"));
-            for (tensor, found) in tensors.iter().zip(&found) {
-                agree(&normed_reference(tensor), found).unwrap_or_else(|error| panic!("norm_linear_qkv {what}: {error}"));
+                let lens = features.map(|n| rows * n);
+                let check = |name: &str, found: Result<Vec<Vec<f32>>, String>, reference: &dyn Fn(&Tensor) -> Vec<f32>| {
+                    let found = found.unwrap_or_else(|error| panic!("{name} {what}: {error}"));
+                    for (tensor, found) in set.iter().zip(&found) {
+                        agree(&reference(tensor), found).unwrap_or_else(|error| panic!("{name} {what}: {error}"));
+                    }
+                };
+                let found = run(&metal, &lens, |out| {
+                    let [q, k, v] = out else { unreachable!() };
+                    metal.linear_qkv([q, k, v], &x, weights, rows);
+                });
+                check("linear_qkv", found, &reference);
+                let found = run(&metal, &lens, |out| {
+                    let [q, k, v] = out else { unreachable!() };
+                    metal.norm_linear_qkv([q, k, v], &mut metal.buffer(rows * columns), &x, &norm, 1e-6, weights, rows);
+                });
+                check("norm_linear_qkv", found, &normed_reference);
             }
             let up = random.tensor(dtype, &[features[0], columns]);
             let silu = |x: f32| x / (1.0 + (-x).exp());

@@ -167,14 +167,14 @@ impl Plan {
     }
 }
 
-/// Whether weights can be read by one kernel.
-fn alike(weights: &[&MetalWeight]) -> bool {
-    weights.iter().all(|w| w.packed && w.dtype == weights[0].dtype && w.columns == weights[0].columns)
+/// Whether one row can be multiplied with all of these weights by the fused kernels.
+fn one_input(weights: &[&MetalWeight], rows: usize) -> bool {
+    rows == 1 && weights.iter().all(|w| w.packed && w.columns == weights[0].columns)
 }
 
-/// Whether one kernel norms a row and multiplies it with all of these weights.
+/// Whether the kernels that multiply with these weights norm their input themselves.
 pub(super) fn norms_input(metal: &Metal, weights: &[&MetalWeight], rows: usize) -> bool {
-    !metal.plain && rows == 1 && alike(weights)
+    !metal.plain && one_input(weights, rows) && (weights.len() == 3 || weights[0].dtype == weights[1].dtype)
 }
 
 /// The three projections of one input.
@@ -185,14 +185,15 @@ pub(super) fn linear_qkv(
     weights: [&MetalWeight; 3],
     rows: usize,
 ) {
-    match rows == 1 && alike(&weights) {
+    match one_input(&weights, rows) {
         true => fused_qkv(metal, out, x, None, weights),
         // Three dispatches that depend on nothing of each other: no barrier stands between them.
         false => plain::linear_qkv(metal, out, x, weights, rows),
     }
 }
 
-/// The three projections of one row, which is normed first if a norm is given.
+/// The three projections of one row, which is normed first if a norm is given: a dispatch for each format among the weights
+/// (files in q4_k_m have values in another one than queries and keys). They depend on nothing of each other.
 pub(super) fn fused_qkv(
     metal: &Metal,
     [q, k, v]: [&mut MetalBuffer; 3],
@@ -201,27 +202,35 @@ pub(super) fn fused_qkv(
     weights: [&MetalWeight; 3],
 ) {
     memory!(q, k, v, x);
-    let features = weights.map(|weight| weight.rows);
-    let plan = Plan::new(weights[0], features.iter().sum(), true);
-    let mut shape = plan.shape(weights[0], features, false);
-    let mut kernel = by_dtype!("linear_row.metal", "linear_row_qkv", weights[0].dtype);
-    let norm = normed(&mut kernel, &mut shape, norm, x);
-    let [q_weight, k_weight, v_weight] = weights.map(MetalWeight::arg);
-    metal.encode(
-        &kernel,
-        &[
-            Arg::Bytes(bytes_of(&shape)),
-            Arg::In(x),
-            q_weight,
-            k_weight,
-            v_weight,
-            Arg::Out(q),
-            Arg::Out(k),
-            Arg::Out(v),
-            norm,
-        ],
-        plan.grid(),
-    );
+    for (i, dtype) in weights.map(|weight| weight.dtype).into_iter().enumerate() {
+        if weights[..i].iter().any(|weight| weight.dtype == dtype) {
+            continue;
+        }
+        // A weight of another format has no rows here, and its place is taken by one that has.
+        let here = |weight: &MetalWeight| weight.dtype == dtype;
+        let features = weights.map(|weight| if here(weight) { weight.rows } else { 0 });
+        let [q_out, k_out, v_out] = [0, 1, 2].map(|j| [q, k, v][if here(weights[j]) { j } else { i }]);
+        let plan = Plan::new(weights[i], features.iter().sum(), true);
+        let mut shape = plan.shape(weights[i], features, false);
+        let mut kernel = by_dtype!("linear_row.metal", "linear_row_qkv", dtype);
+        let norm = normed(&mut kernel, &mut shape, norm, x);
+        let [q_weight, k_weight, v_weight] = weights.map(MetalWeight::arg);
+        metal.encode(
+            &kernel,
+            &[
+                Arg::Bytes(bytes_of(&shape)),
+                Arg::In(x),
+                q_weight,
+                k_weight,
+                v_weight,
+                Arg::Out(q_out),
+                Arg::Out(k_out),
+                Arg::Out(v_out),
+                norm,
+            ],
+            plan.grid(),
+        );
+    }
 }
 
 /// Tells a fused kernel whether there is a norm, and gives its weights, or in their place anything.
@@ -251,7 +260,7 @@ pub(super) fn linear_swiglu(
     rows: usize,
     intermediate: usize,
 ) {
-    match rows == 1 && alike(&weights) {
+    match one_input(&weights, rows) && weights[0].dtype == weights[1].dtype {
         true => fused_swiglu(metal, gate, x, None, weights, intermediate),
         false => plain::linear_swiglu(metal, gate, up, x, weights, rows, intermediate),
     }

@@ -87,13 +87,13 @@ impl This<'_, BlitEncoder> {
 class! { mtl_blit_command_encoder, BlitEncoder, "MTLBlitCommandEncoder": "MTLObject";
     - c"fillBuffer:range:value:" (this, buffer: Option<&Object>, range: Range, value: u8) {
         static FILL: OnceLock<Arc<Pipeline>> = OnceLock::new();
-        this.0.check_open(this.method());
+        this.0.check_open(|| this.method());
         let to = this.part(this.required(buffer, "the buffer"), range.location, range.length);
         this.dispatch(this.kernel(&FILL, "standin_fill"), to, None, range.length, u32::from_ne_bytes([value; 4]));
     }
     - c"copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:" (this, source: Option<&Object>, source_offset: usize, destination: Option<&Object>, destination_offset: usize, size: usize) {
         static COPY: OnceLock<Arc<Pipeline>> = OnceLock::new();
-        this.0.check_open(this.method());
+        this.0.check_open(|| this.method());
         let (source, destination) = (this.required(source, "the source"), this.required(destination, "the destination"));
         let from = this.part(source, source_offset, size);
         let to = this.part(destination, destination_offset, size);

@@ -36,14 +36,14 @@ impl Encoding {
     }
 
     /// Every message but a few is refused after `endEncoding`.
-    pub fn check_open(&self, method: String) {
+    pub fn check_open(&self, method: impl FnOnce() -> String) {
         if *self.ended.lock().unwrap() {
-            fail!("{method}: after endEncoding");
+            fail!("{}: after endEncoding", method());
         }
     }
 
     pub fn end(&self, method: String) {
-        self.check_open(method.clone());
+        self.check_open(|| method.clone());
         let groups = *self.groups.lock().unwrap();
         if groups > 0 {
             fail!("{method}: {groups} debug groups were pushed and not popped");
@@ -53,12 +53,12 @@ impl Encoding {
     }
 
     pub fn push_group(&self, method: String) {
-        self.check_open(method);
+        self.check_open(|| method);
         *self.groups.lock().unwrap() += 1;
     }
 
     pub fn pop_group(&self, method: String) {
-        self.check_open(method.clone());
+        self.check_open(|| method.clone());
         let mut groups = self.groups.lock().unwrap();
         match groups.checked_sub(1) {
             Some(fewer) => *groups = fewer,
@@ -111,7 +111,7 @@ impl ComputeEncoder {
 impl This<'_, ComputeEncoder> {
     /// The bindings, while the encoder is open.
     fn bound(&self) -> MutexGuard<'_, Bound> {
-        self.encoding.check_open(self.method());
+        self.encoding.check_open(|| self.method());
         self.bound.lock().unwrap()
     }
 
@@ -136,7 +136,7 @@ impl This<'_, ComputeEncoder> {
     }
 
     fn barrier(&self) {
-        self.encoding.check_open(self.method());
+        self.encoding.check_open(|| self.method());
         self.encoding.buffer.recording().barrier();
     }
 
@@ -277,7 +277,7 @@ class! { mtl_compute_command_encoder, ComputeEncoder, "MTLComputeCommandEncoder"
     }
     - c"dispatchType" (this) -> usize { usize::from(this.concurrent) }
     - c"useResource:usage:" (this, resource: Option<&Object>, usage: usize) {
-        this.encoding.check_open(this.method());
+        this.encoding.check_open(|| this.method());
         this.encoding.buffer.keep(this.required(resource, "the resource"));
     }
     - c"pushDebugGroup:" (this, name: Option<&Object>) {
