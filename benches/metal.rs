@@ -6,6 +6,7 @@
 //! choose rows by name (`head`, `q8_0`).
 //!
 //! Every layer is there in as many copies as are beyond all caches, and each dispatch waits for the one before, as in decoding.
+//! Times are of many dispatches in one command buffer.
 
 #[cfg(not(any(target_os = "macos", feature = "metal-standin")))]
 fn main() {
@@ -47,7 +48,8 @@ mod bench {
     fn tensor(dtype: DType, features: usize, columns: usize) -> Tensor {
         let bytes = vec![0x3c; dtype.bytes(features * columns).expect("whole blocks")];
         let data = SharedBytes::from_vec(bytes).aligned();
-        Tensor { name: "bench".into(), dtype, shape: vec![features, columns], data, file: "bench".into(), offset: 0 }
+        let shape = if features == 1 { vec![columns] } else { vec![features, columns] };
+        Tensor { name: "bench".into(), dtype, shape, data, file: "bench".into(), offset: 0 }
     }
 
     /// Seconds of device time a dispatch, the least of a few times.
@@ -57,28 +59,37 @@ mod bench {
         layers: &[Vec<MetalWeight>],
         features: &[usize],
         columns: usize,
+        rounds: usize,
         times: usize,
     ) -> f64 {
         let mut x = metal.buffer(columns);
         metal.write(&mut x, &vec![0.001; columns]);
+        let norm = metal.load(&tensor(DType::F32, 1, columns)).expect("there is memory");
+        let mut h = metal.buffer(columns);
         let mut outs = [0; 3].map(|_| metal.buffer(*features.iter().max().unwrap()));
         let mut best = f64::INFINITY;
         for _ in 0..times {
             metal.finish().expect("nothing failed");
             let before = metal.counters().unwrap();
-            for layer in layers {
+            for layer in (0..rounds).flat_map(|_| layers) {
                 let [a, b, c] = &mut outs;
                 match kind {
                     Kind::Linear => metal.linear(a, &x, &layer[0], 1),
                     Kind::Add => metal.linear_add(a, b, &x, &layer[0], 1, features[0]),
-                    Kind::Qkv => metal.linear_qkv([a, b, c], &x, [&layer[0], &layer[1], &layer[2]], 1),
-                    Kind::SwiGlu => metal.linear_swiglu(a, b, &x, [&layer[0], &layer[1]], 1, features[0]),
+                    Kind::Qkv => {
+                        metal.norm_linear_qkv([a, b, c], &mut h, &x, &norm, 1e-6, [&layer[0], &layer[1], &layer[2]], 1)
+                    }
+                    Kind::SwiGlu => {
+                        let weights = [&layer[0], &layer[1]];
+                        metal.norm_linear_swiglu([a, b], &mut h, &x, &norm, 1e-6, weights, 1, features[0])
+                    }
                 }
             }
             metal.finish().expect("the kernels ran");
             let after = metal.counters().unwrap();
-            assert_eq!((after.dispatches - before.dispatches) as usize, layers.len(), "one dispatch a layer");
-            best = best.min((after.device_seconds - before.device_seconds) / layers.len() as f64);
+            let count = rounds * layers.len();
+            assert_eq!((after.dispatches - before.dispatches) as usize, count, "one dispatch a layer");
+            best = best.min((after.device_seconds - before.device_seconds) / count as f64);
         }
         best
     }
@@ -111,11 +122,15 @@ mod bench {
                 }
                 let features: Vec<usize> = features.iter().map(|n| if smoke { n / 64 } else { *n }).collect();
                 let total: usize = features.iter().map(|n| dtype.bytes(n * columns).unwrap()).sum();
-                let copies = if smoke || once { 1 } else { (300_usize << 20).div_ceil(total).max(2) };
+                let copies = if smoke || once { 1 } else { (160_usize << 20).div_ceil(total) };
+                let rounds = if smoke || once { 1 } else { (600_usize << 20).div_ceil(copies * total) };
                 let tensors: Vec<Tensor> = features.iter().map(|n| tensor(dtype, *n, columns)).collect();
                 let load = |tensor: &Tensor| metal.load(tensor).expect("there is memory");
                 let layers: Vec<Vec<MetalWeight>> = (0..copies).map(|_| tensors.iter().map(load).collect()).collect();
-                let seconds = time(&metal, kind, &layers, &features, columns, if smoke || once { 1 } else { 5 });
+                let times = if smoke || once { 1 } else { 5 };
+                for plan in std::env::var("FS_PLANS").unwrap_or("0,0,0".into()).split(';') {
+                if plan != "0,0,0" { unsafe { std::env::set_var("FS_PLAN", plan) }; print!("{plan:<9}"); }
+                let seconds = time(&metal, kind, &layers, &features, columns, rounds, times);
                 let speed = total as f64 / seconds;
                 if !json {
                     println!(
@@ -130,6 +145,7 @@ mod bench {
                     "layer": name, "format": format, "features": features, "columns": columns, "bytes": total,
                     "seconds": seconds, "bytes_per_second": speed, "share_of_copy": speed / copy,
                 }));
+                }
             }
         }
         if json {

@@ -47,10 +47,12 @@ constant bool NORM [[function_constant(0)]];
 // Columns whose activations threadgroup memory holds at a time.
 #define SEGMENT 4096
 #define MAX_SIMDS 8
+// Rows of the weight that a SIMD-group takes together.
+#define ROWS 2
 
-// The sums of ROWS rows of the weight, or of this SIMD-group's part of them, not yet added over lanes. With a norm, `squares`
+// The sums of two rows of the weight, or of this SIMD-group's part of them, not yet added over lanes. With a norm, `squares`
 // gets the sums of eight SIMD-groups, as rms_norm.metal has them: of a threadgroup of four, each makes two.
-template <typename Format, uint ROWS, bool HAS_NORM>
+template <typename Format, bool HAS_NORM>
 inline void row_sums(
     thread float *sums,
     thread device const uchar **rows,
@@ -68,7 +70,7 @@ inline void row_sums(
 {
     float2 square = 0.0f;
     // Steps of a batch. A format of few bits takes more columns in a step, and more registers to hold them.
-    constexpr uint UNROLL = Format::COLUMNS <= 8 ? 8 / ROWS : Format::COLUMNS <= 16 ? 2 : 4 / ROWS;
+    constexpr uint UNROLL = Format::COLUMNS <= 8 ? 4 : 2;
     constexpr uint QUADS = Format::COLUMNS / 4, SEGMENT_STEPS = SEGMENT / (32 * Format::COLUMNS);
     device const float4 *x_quads = (device const float4 *)x;
     uint quads = columns / 4, last = columns / Format::COLUMNS - 1, steps = last / 32 + 1;
@@ -96,11 +98,12 @@ inline void row_sums(
                 threadgroup_barrier(mem_flags::mem_threadgroup);
             }
             uint first = start * 32 * QUADS, count = (end - start) * 32 * QUADS;
-            for (uint i = index; i < count; i += 4 * threads) {
-                // Four reads on their way at a time here, too.
-                float4 values[4], weights[4];
+            // Four reads on their way at a time here, too.
+            constexpr uint READS = HAS_NORM ? 2 : 4;
+            for (uint i = index; i < count; i += READS * threads) {
+                float4 values[READS], weights[READS];
 #pragma unroll
-                for (uint n = 0; n < 4; n++) {
+                for (uint n = 0; n < READS; n++) {
                     uint quad = first + i + n * threads;
                     values[n] = quad < quads ? x_quads[quad] : float4(0.0f);
                     if (HAS_NORM) {
@@ -109,7 +112,7 @@ inline void row_sums(
                 }
                 if (HAS_NORM) {
 #pragma unroll
-                    for (uint n = 0; n < 4; n++) {
+                    for (uint n = 0; n < READS; n++) {
                         bool second = threads == 128 && n % 2 == 1;
                         float4 v = values[n];
                         float sum = fma(v.x, v.x, second ? square.y : square.x);
@@ -119,7 +122,7 @@ inline void row_sums(
                     }
                 }
 #pragma unroll
-                for (uint n = 0; n < 4; n++) {
+                for (uint n = 0; n < READS; n++) {
                     uint quad = i + n * threads;
                     if (quad < count) {
                         staged[quad + quad / 8] = values[n];
@@ -173,7 +176,6 @@ inline void row_sums(
 
 // Adds over the lanes, and over the SIMD-groups that share the rows: the first of them, and only it, then has the sums. Rows
 // that are shared are done in one turn.
-template <uint ROWS>
 inline void gather(thread float *sums, uint split, threadgroup float *parts, uint simd, uint lane) {
 #pragma unroll
     for (uint r = 0; r < ROWS; r++) {
@@ -224,13 +226,13 @@ inline void fused_row_sums(
     uint lane)
 {
     if (NORM) {
-        row_sums<Format, 2, true>(
+        row_sums<Format, true>(
             sums, rows, x, shape.columns, simd % shape.split, shape.split, true, staged, norm, squares, index, threads, lane);
     } else {
-        row_sums<Format, 2, false>(
+        row_sums<Format, false>(
             sums, rows, x, shape.columns, simd % shape.split, shape.split, true, staged, norm, squares, index, threads, lane);
     }
-    gather<2>(sums, shape.split, parts, simd, lane);
+    gather(sums, shape.split, parts, simd, lane);
     if (NORM) {
         float scale = norm_scale(squares, shape);
         sums[0] *= scale;
@@ -238,7 +240,7 @@ inline void fused_row_sums(
     }
 }
 
-template <typename Format, uint ROWS>
+template <typename Format>
 kernel void linear_row(
     constant RowShape &shape [[buffer(0)]],
     device const float *x [[buffer(1)]],
@@ -262,9 +264,9 @@ kernel void linear_row(
         }
         float sums[ROWS];
         bool stage = turn == 0 || shape.columns > SEGMENT;
-        row_sums<Format, ROWS, false>(
+        row_sums<Format, false>(
             sums, rows, x, shape.columns, simd % shape.split, shape.split, stage, staged, x, parts, index, threads, lane);
-        gather<ROWS>(sums, shape.split, parts, simd, lane);
+        gather(sums, shape.split, parts, simd, lane);
         if (lane == 0 && simd % shape.split == 0) {
 #pragma unroll
             for (uint r = 0; r < ROWS; r++) {
@@ -294,7 +296,7 @@ kernel void linear_row_swiglu(
     uint lane [[thread_index_in_simdgroup]])
 {
     threadgroup float4 staged[SEGMENT / 32 * 9];
-    threadgroup float parts[MAX_SIMDS * 2], squares[8];
+    threadgroup float parts[MAX_SIMDS * ROWS], squares[8];
     uint feature = group * (threads / 32 / shape.split) + simd / shape.split;
     ulong at = ulong(min(feature, shape.features[0] - 1)) * shape.row_bytes;
     device const uchar *rows[2] = {gate + at, up + at};
@@ -323,7 +325,7 @@ kernel void linear_row_qkv(
     uint lane [[thread_index_in_simdgroup]])
 {
     threadgroup float4 staged[SEGMENT / 32 * 9];
-    threadgroup float parts[MAX_SIMDS * 2], squares[8];
+    threadgroup float parts[MAX_SIMDS * ROWS], squares[8];
     uint k_start = shape.features[0], v_start = k_start + shape.features[1], features = v_start + shape.features[2];
     uint feature = (group * (threads / 32 / shape.split) + simd / shape.split) * 2;
     device const uchar *rows[2];
@@ -351,9 +353,7 @@ kernel void linear_row_qkv(
 }
 
 #define LINEAR_ROW(NAME, FORMAT)                                                                                             \
-    template [[host_name("linear_row_" NAME)]] kernel void linear_row<FORMAT, 2>(                                            \
-        constant RowShape &, device const float *, device const uchar *, device float *, uint, uint, uint, uint, uint);      \
-    template [[host_name("linear_row_4_" NAME)]] kernel void linear_row<FORMAT, 4>(                                          \
+    template [[host_name("linear_row_" NAME)]] kernel void linear_row<FORMAT>(                                            \
         constant RowShape &, device const float *, device const uchar *, device float *, uint, uint, uint, uint, uint);      \
     template [[host_name("linear_row_swiglu_" NAME)]] kernel void linear_row_swiglu<FORMAT>(                                 \
         constant RowShape &, device const float *, device const uchar *, device const uchar *, device float *,               \

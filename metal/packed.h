@@ -131,27 +131,35 @@ struct PackedQ4_0 {
     }
 };
 
-// The scale and the minimum of sub-block s, from a header: f16 d and dmin | for each sub-block a byte: scale (6 bits), low two
-// bits of the minimum | for each sub-block 4 bits: the minimum's upper bits.
-inline float2 scale_and_min(uint4 header, uint s) {
-    uint low = (s < 4 ? header.y : header.z) >> (8 * (s % 4));
-    uint scale = low & 63, least = ((low >> 6) & 3) | (((header.w >> (4 * s)) & 15) << 2);
-    return float2(as_type<half2>(header.x)) * float2(float(scale), float(least));
+// What a lane reads of a header, whose four words are: f16 d and dmin | for each of eight sub-blocks a byte: scale (6 bits), low
+// two bits of the minimum | the same of the last four | for each sub-block 4 bits: the minimum's upper bits. It stays as it was
+// read: a batch's reads must not wait for one another.
+struct Header {
+    uint factors, low, high, sub_block;
+    static Header load(device const uchar *headers, uint c) {
+        device const uint *words = (device const uint *)headers + c / 8 * 4;
+        return {words[0], words[c % 8 < 4 ? 1 : 2], words[3], c % 8};
+    }
+};
+
+// The scale and the minimum of the sub-block.
+inline float2 scale_and_min(Header header) {
+    uint bits = header.low >> (8 * (header.sub_block % 4));
+    uint scale = bits & 63, least = ((bits >> 6) & 3) | (((header.high >> (4 * header.sub_block)) & 15) << 2);
+    return float2(as_type<half2>(header.factors)) * float2(float(scale), float(least));
 }
 
 struct PackedQ4_K {
     static constexpr constant uint COLUMNS = 32;
     struct Chunk {
         uint4 codes;
-        // As it was read: a batch's reads must not wait for one another.
-        uint4 header;
-        uint sub_block;
+        Header header;
     };
     static Chunk load(device const uchar *row, uint c, uint columns) {
-        return {((device const uint4 *)row)[c], ((device const uint4 *)(row + columns / 2))[c / 8], c % 8};
+        return {((device const uint4 *)row)[c], Header::load(row + columns / 2, c)};
     }
     static float4 values(Chunk chunk, uint j) {
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+        float2 scale = scale_and_min(chunk.header);
         float4 codes = nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 0.0f);
         return codes * (NIBBLE_PLACES * scale.x) - scale.y;
     }
@@ -161,7 +169,7 @@ struct PackedQ4_K {
         for (uint j = 0; j < 8; j++) {
             sum = fma(nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 0.0f), x[j], sum);
         }
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+        float2 scale = scale_and_min(chunk.header);
         return metal::dot(sum, NIBBLE_PLACES) * scale.x - scale.y * x_sum;
     }
 };
@@ -174,13 +182,12 @@ struct PackedQ5_K {
     struct Chunk {
         uint4 low;
         uint high;
-        uint4 header;
-        uint sub_block;
+        Header header;
     };
     static Chunk load(device const uchar *row, uint c, uint columns) {
         return {
             ((device const uint4 *)row)[c], ((device const uint *)(row + columns / 2))[c],
-            ((device const uint4 *)(row + columns / 8 * 5))[c / 8], c % 8};
+            Header::load(row + columns / 8 * 5, c)};
     }
     // Four codes, a byte each.
     static uint codes(Chunk chunk, uint t) {
@@ -189,7 +196,7 @@ struct PackedQ5_K {
         return low | (high & 0x10101010u);
     }
     static float4 values(Chunk chunk, uint j) {
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+        float2 scale = scale_and_min(chunk.header);
         return bytes(codes(chunk, j), 0.0f) * (BYTE_PLACES * scale.x) - scale.y;
     }
     static float dot(Chunk chunk, thread const float4 *x, float x_sum) {
@@ -198,7 +205,7 @@ struct PackedQ5_K {
         for (uint j = 0; j < 8; j++) {
             sum = fma(bytes(codes(chunk, j), 0.0f), x[j], sum);
         }
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+        float2 scale = scale_and_min(chunk.header);
         return metal::dot(sum, BYTE_PLACES) * scale.x - scale.y * x_sum;
     }
 };

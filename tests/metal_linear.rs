@@ -177,12 +177,13 @@ fn fused() {
                 let weights = set.map(|tensor| metal.load(tensor).unwrap());
                 let weights = [&weights[0], &weights[1], &weights[2]];
                 let lens = features.map(|n| rows * n);
-                let check = |name: &str, found: Result<Vec<Vec<f32>>, String>, reference: &dyn Fn(&Tensor) -> Vec<f32>| {
-                    let found = found.unwrap_or_else(|error| panic!("{name} {what}: {error}"));
-                    for (tensor, found) in set.iter().zip(&found) {
-                        agree(&reference(tensor), found).unwrap_or_else(|error| panic!("{name} {what}: {error}"));
-                    }
-                };
+                let check =
+                    |name: &str, found: Result<Vec<Vec<f32>>, String>, reference: &dyn Fn(&Tensor) -> Vec<f32>| {
+                        let found = found.unwrap_or_else(|error| panic!("{name} {what}: {error}"));
+                        for (tensor, found) in set.iter().zip(&found) {
+                            agree(&reference(tensor), found).unwrap_or_else(|error| panic!("{name} {what}: {error}"));
+                        }
+                    };
                 let found = run(&metal, &lens, |out| {
                     let [q, k, v] = out else { unreachable!() };
                     metal.linear_qkv([q, k, v], &x, weights, rows);

@@ -543,7 +543,8 @@ trait Model: Send + Sync {
 
 /// A [`State`] with the model it belongs to.
 trait Timeline: Send {
-    fn append(&mut self, input: Input<'_>, wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError>;
+    fn append(&mut self, input: Input<'_>, wanted: LogitsFor, probe: Option<Probe<'_>>)
+    -> Result<Output, BackendError>;
     fn settle(&mut self, ahead: Ahead) -> Result<(u32, f32), BackendError>;
     fn logits(&self) -> Result<Vec<f32>, BackendError>;
     fn truncate(&mut self, len: usize);
@@ -582,7 +583,12 @@ impl<B: Backend> Model for Qwen3<B> {
 }
 
 impl<B: Backend> Timeline for (Arc<Qwen3<B>>, State<B>) {
-    fn append(&mut self, input: Input<'_>, wanted: LogitsFor, probe: Option<Probe<'_>>) -> Result<Output, BackendError> {
+    fn append(
+        &mut self,
+        input: Input<'_>,
+        wanted: LogitsFor,
+        probe: Option<Probe<'_>>,
+    ) -> Result<Output, BackendError> {
         let (model, state) = self;
         model.append(state, input, wanted, probe)
     }

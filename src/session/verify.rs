@@ -333,11 +333,13 @@ fn verify_greedy(
 pub fn contract(operation: &str, rounding: Rounding) -> f64 {
     match operation {
         "embed" | "copy_rows" => 0.0,
-        "linear" | "linear_qkv" | "linear_swiglu" | "linear_add" | "norm_linear_qkv" | "norm_linear_swiglu" => match rounding {
-            Rounding::None => 1e-6,
-            Rounding::Bf16 => 1e-5,
-            Rounding::Int8 => 5e-4,
-        },
+        "linear" | "linear_qkv" | "linear_swiglu" | "linear_add" | "norm_linear_qkv" | "norm_linear_swiglu" => {
+            match rounding {
+                Rounding::None => 1e-6,
+                Rounding::Bf16 => 1e-5,
+                Rounding::Int8 => 5e-4,
+            }
+        }
         "attention" => 1e-6,
         _ => 1e-7,
     }

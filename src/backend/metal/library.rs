@@ -39,6 +39,7 @@ const SOURCES: &[Source] = sources! {
     "embed.metal" LANGUAGE_2_4;
     "linear.metal" LANGUAGE_2_4;
     "linear_row.metal" LANGUAGE_2_4;
+    "linear_row_many.metal" LANGUAGE_2_4;
     "linear_rows.metal" LANGUAGE_2_4;
     "linear_tiles.metal" LANGUAGE_2_4;
     "norm_rope_store.metal" LANGUAGE_2_4;

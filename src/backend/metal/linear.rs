@@ -58,6 +58,16 @@ struct RowShape {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
+struct ManyShape {
+    columns: u32,
+    features: u32,
+    row_bytes: u32,
+    /// Row groups of a SIMD-group, one after the other.
+    turns: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 struct RowsShape {
     columns: u32,
     features: u32,
@@ -96,15 +106,14 @@ pub(super) fn linear(metal: &Metal, out: &MetalBuffer, x: &MetalBuffer, weight: 
 fn fast(metal: &Metal, out: &MetalBuffer, x: &MetalBuffer, weight: &MetalWeight, rows: usize, add: bool) {
     memory!(out, x);
     let dtype = weight.dtype;
+    if rows == 1 && !add && weight.is_sorted() && weight.rows >= MANY && weight.columns <= SEGMENT {
+        return many(metal, out, x, weight);
+    }
     if rows == 1 {
         let plan = Plan::new(weight, weight.rows, false);
-        let kernel = match plan.rows {
-            4 => by_dtype!("linear_row.metal", "linear_row_4", dtype),
-            _ => by_dtype!("linear_row.metal", "linear_row", dtype),
-        };
         let shape = plan.shape(weight, [weight.rows, 0, 0], add);
         let arguments = [Arg::Bytes(bytes_of(&shape)), Arg::In(x), weight.arg(), Arg::Out(out)];
-        return metal.encode(&kernel, &arguments, plan.grid());
+        return metal.encode(&by_dtype!("linear_row.metal", "linear_row", dtype), &arguments, plan.grid());
     }
     let [columns, features, row_bytes, rows_] =
         [weight.columns, weight.rows, weight.row_bytes(), rows].map(|n| n as u32);
@@ -122,10 +131,21 @@ fn fast(metal: &Metal, out: &MetalBuffer, x: &MetalBuffer, weight: &MetalWeight,
     metal.encode(&kernel, &arguments, Grid::groups(weight.rows.div_ceil(8), 1, 256));
 }
 
+/// `out = x · Wᵀ` for one row and a quantized weight of very many rows.
+fn many(metal: &Metal, out: &Memory, x: &Memory, weight: &MetalWeight) {
+    let (rows, turns): (usize, usize) = match std::env::var("FS_PLAN") {
+        Ok(text) => { let n: Vec<usize> = text.split(',').map(|n| n.parse().unwrap()).collect(); (n[0], n[1]) }
+        Err(_) => (4, 8),
+    };
+    let [columns, features, row_bytes] = [weight.columns, weight.rows, weight.row_bytes()].map(|n| n as u32);
+    let shape = ManyShape { columns, features, row_bytes, turns: turns as u32 };
+    let kernel = match rows { 2 => by_dtype!("linear_row_many.metal", "linear_row_many_2", weight.dtype), _ => by_dtype!("linear_row_many.metal", "linear_row_many", weight.dtype) };
+    let arguments = [Arg::Bytes(bytes_of(&shape)), Arg::In(x), weight.arg(), Arg::Out(out)];
+    metal.encode(&kernel, &arguments, Grid::groups(weight.rows.div_ceil(rows * 8 * turns), 1, 256));
+}
+
 /// How `linear_row` is cut into SIMD-groups and threadgroups. What it computes does not depend on it but for rounding.
 struct Plan {
-    /// Rows of the weight that a SIMD-group takes together.
-    rows: usize,
     split: usize,
     turns: usize,
     /// SIMD-groups of a threadgroup.
@@ -134,18 +154,20 @@ struct Plan {
     groups: usize,
 }
 
+/// SIMD-groups that keep a large GPU's memory busy: 16 for each of 128 cores.
+const ENOUGH: usize = 2048;
+
+/// Rows from which on threadgroups take several turns, since there are threadgroups enough.
+const MANY: usize = 16 * ENOUGH;
+
 impl Plan {
-    /// For so many rows in all. Fused kernels take two rows together.
+    /// For so many rows in all. Fused kernels take one turn.
     fn new(weight: &MetalWeight, features: usize, fused: bool) -> Self {
-        /// SIMD-groups that keep a large GPU's memory busy: 16 for each of 128 cores.
-        const ENOUGH: usize = 2048;
-        let wide = weight.columns > SEGMENT;
-        // Many rows: more bytes for each float of the input, and threadgroups that do not fetch it for a few rows only.
-        if !fused && !wide && features >= 16 * ENOUGH {
-            let turns = if weight.row_bytes() < 1024 { 4 } else { 2 };
-            return Self { rows: 4, split: 1, turns, simds: 8, groups: features.div_ceil(4 * 8 * turns) };
-        }
         let teams = features.div_ceil(2);
+        // Each stages its activations once for all turns.
+        if !fused && features >= MANY && weight.columns <= SEGMENT {
+            return Self { split: 1, turns: 4, simds: 8, groups: teams.div_ceil(8 * 4) };
+        }
         // Steps of 32 lanes, 16 bytes each.
         let steps = weight.dtype.bytes(weight.columns).unwrap_or(0).div_ceil(512);
         let mut split = 1;
@@ -153,7 +175,7 @@ impl Plan {
             split *= 2;
         }
         let simds = if teams * split >= ENOUGH { 8 } else { split.max(4) };
-        Self { rows: 2, split, turns: 1, simds, groups: teams.div_ceil(simds / split) }
+        Self { split, turns: 1, simds, groups: teams.div_ceil(simds / split) }
     }
 
     fn shape(&self, weight: &MetalWeight, features: [usize; 3], add: bool) -> RowShape {

@@ -52,7 +52,11 @@ impl This<'_, BlitEncoder> {
     fn part(&self, object: &Object, offset: usize, length: usize) -> Binding {
         let allocation = object.body::<Buffer>().allocation;
         if length == 0 || !offset.is_multiple_of(4) || !length.is_multiple_of(4) {
-            fail!(self, "{length} bytes at {offset} of {}: both must be multiples of 4, and the length not 0", name_of(object));
+            fail!(
+                self,
+                "{length} bytes at {offset} of {}: both must be multiples of 4, and the length not 0",
+                name_of(object)
+            );
         }
         if offset.checked_add(length).is_none_or(|end| end > allocation.length) {
             fail!(self, "{length} bytes at {offset} are beyond the {} bytes of {}", allocation.length, name_of(object));

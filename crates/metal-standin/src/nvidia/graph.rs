@@ -6,9 +6,9 @@
 //! changed in it was set. The bytes of `setBytes` lie in memory that belongs to the graph, so that their addresses stay.
 //!
 //! Dispatches between two barriers are nodes side by side; each waits for all before the barrier. Where one kernel follows
-//! one kernel, the second *starts early*: its blocks are put on the GPU while the first still runs, and wait there
-//! (`griddepcontrol.wait`, put in front of every kernel by [`with_early_start`]) until all that the first has written can be
-//! seen. That takes a good part of the pause between the two away.
+//! one kernel, the second *starts early*: its blocks are put on the GPU while the first still runs, read the `setBytes`, which
+//! no kernel writes, and wait there (`griddepcontrol.wait`, put into every kernel by [`with_early_start`]) until all that
+//! the first has written can be seen. That takes a good part of the pause between the two away.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub struct Launch {
     pub parameters: Parameters,
     /// Barriers before it.
     pub stage: u32,
+    /// Whether what it takes as `constant` are `setBytes` alone, so that it may read them before other kernels have ended.
+    pub may_start_early: bool,
 }
 
 // SAFETY: the handle is of a module that `_pipeline` keeps, and drivers' handles may be used from any thread.
@@ -36,14 +38,11 @@ unsafe impl Send for Launch {}
 impl Launch {
     /// Whether it can take the other's place in a graph.
     fn fits(&self, other: &Launch) -> bool {
-        self.function == other.function && self.stage == other.stage
+        self.function == other.function && self.stage == other.stage && self.may_start_early == other.may_start_early
     }
 
     fn is(&self, other: &Launch) -> bool {
-        self.fits(other)
-            && self.grid == other.grid
-            && self.block == other.block
-            && self.parameters == other.parameters
+        self.fits(other) && self.grid == other.grid && self.block == other.block && self.parameters == other.parameters
     }
 
     /// Calls `body` with what the driver wants to be told.
@@ -153,8 +152,8 @@ impl Program {
                         driver.add_kernel_node(&mut node, built.graph, std::ptr::null(), 0, kernel)
                     })?;
                     let from = &built.nodes[before.clone()];
-                    let alone = stage.len() == 1 && from.len() == 1;
-                    let edges = vec![if alone { STARTS_EARLY } else { Edge::default() }; from.len()];
+                    let early = stage.len() == 1 && from.len() == 1 && launch.may_start_early;
+                    let edges = vec![if early { STARTS_EARLY } else { Edge::default() }; from.len()];
                     if !from.is_empty() {
                         let to = vec![node; from.len()];
                         // SAFETY: as above; three arrays of this length.
@@ -205,17 +204,31 @@ impl Drop for Program {
     }
 }
 
-/// PTX whose kernels may be started before the kernel in front of them has ended: they wait for it first, and then let the
-/// one behind them start. Without an early start both instructions do nothing.
-pub fn with_early_start(ptx: &str) -> String {
+/// PTX whose kernel may be started before the kernel in front of it has ended: it reads no more than its parameters and
+/// `constant` memory, which the parameters at `constants` point to, waits for it, and then lets the one behind it start. Without
+/// an early start both instructions do nothing. Threads outside of the grid leave before that; one is always inside.
+pub fn with_early_start(ptx: &str, constants: &[usize]) -> String {
     const LINES: &str = "\tgriddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;\n";
-    let (mut text, mut inside) = (String::with_capacity(ptx.len() + 128), false);
+    // The label of the block that does nothing but return.
+    let end = ptx.rfind("\tret;").and_then(|at| ptx[..at].rfind("\n$L").map(|label| &ptx[label + 1..at]));
+    let end = end.and_then(|block| block.split_once(':')).filter(|(_, rest)| rest.lines().all(is_comment));
+    let leaving = end.map(|(label, _)| format!("{label};"));
+    let (mut text, mut inside, mut known) = (String::with_capacity(ptx.len() + 128), false, Vec::new());
     for line in ptx.split_inclusive('\n') {
-        // A body's declarations come first.
-        let instruction = !line.trim_start().starts_with(['.', '/']) && !line.trim().is_empty();
-        if inside && instruction {
-            text += LINES;
-            inside = false;
+        let instruction = line.trim();
+        let leaves = |label: &String| instruction.contains("bra") && instruction.ends_with(label.as_str());
+        if inside {
+            // `ld.param.u64 %rd1, [entry_param_3];`: the register has the address of the fourth parameter's memory.
+            if let Some((register, parameter)) = instruction.strip_prefix("ld.param.u64").and_then(|x| x.split_once(", [")) {
+                let number = parameter.trim_end_matches("];").rsplit('_').next().and_then(|digits| digits.parse().ok());
+                if number.is_some_and(|number| constants.contains(&number)) {
+                    known.push(register.trim());
+                }
+            }
+            if !is_harmless(instruction, &known) && !leaving.as_ref().is_some_and(leaves) {
+                text += LINES;
+                inside = false;
+            }
         }
         text += line;
         inside |= line.trim_end() == "{";
@@ -223,17 +236,42 @@ pub fn with_early_start(ptx: &str) -> String {
     text
 }
 
+fn is_comment(line: &str) -> bool {
+    line.trim().is_empty() || line.trim().starts_with("//")
+}
+
+/// Declarations, and instructions that leave memory alone or read it at one of these registers.
+fn is_harmless(line: &str, constant: &[&str]) -> bool {
+    const ARITHMETIC: [&str; 23] = [
+        "ld.param.", "mov.", "cvta.", "cvt.", "add.", "sub.", "mul.", "mad.", "div.", "rem.", "shl.", "shr.", "and.",
+        "or.", "xor.", "not.", "neg.", "min.", "max.", "setp.", "selp.", "bfe.", "prmt.",
+    ];
+    let reads = line.strip_prefix("ld.global.").and_then(|rest| rest.split_once('['));
+    let register = reads.and_then(|(_, address)| address.split([']', '+', '-']).next());
+    is_comment(line)
+        || line.starts_with('.')
+        || ARITHMETIC.iter().any(|start| line.starts_with(start))
+        || register.is_some_and(|register| constant.contains(&register))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_waits_behind_its_declarations() {
-        let ptx = ".visible .entry k(\n\t.param .u64 a\n)\n{\n\t.reg .b32 \t%r<2>;\n\n// %bb.0:\n\tld.param.u64 %r1, [a];\n\
-                   \tret;\n}\n";
-        let text = with_early_start(ptx);
-        let wait = text.find("griddepcontrol.wait;").expect("it waits");
-        assert!(text.find(".reg").unwrap() < wait && wait < text.find("ld.param").unwrap(), "{text}");
+    fn a_kernel_waits_before_it_looks_at_what_others_write() {
+        let ptx = ".visible .entry k(\n\t.param .u64 k_param_0\n)\n{\n\t.reg .b32 \t%r<2>;\n\n// %bb.0:\n\tld.param.u64 %rd1, [k_param_0];\n\
+                   \t@%p1 bra \t$L1;\n// %bb.1:\n\tld.global.nc.u32 %r1, [%rd1];\n\tsetp.eq.s32 %p1, %r1, 0;\n\
+                   \t@%p1 bra $L0;\n\tld.global.u32 %r2, [%rd2];\n$L0:\n\tst.global.u32 [%rd3], %r2;\n$L1:  // the end\n\tret;\n}\n";
+        let place = |text: &str, what: &str| text.find(what).unwrap_or_else(|| panic!("no {what} in {text}"));
+        let text = with_early_start(ptx, &[0, 2]);
+        let wait = place(&text, "griddepcontrol.wait;");
+        // Behind the leaving of threads that are too many, and `constant` memory; before a branch that another path joins.
+        assert!(place(&text, "ld.global.nc") < wait && wait < place(&text, "bra $L0"), "{text}");
         assert_eq!(text.matches("griddepcontrol").count(), 2, "{text}");
+        let text = with_early_start(ptx, &[1]);
+        assert!(place(&text, "griddepcontrol.wait;") < place(&text, "ld.global.nc"), "{text}");
+        let text = with_early_start(&ptx.replace("\tret;", "\tst.global.u32 [%rd3], %r2;\n\tret;"), &[0]);
+        assert!(place(&text, "griddepcontrol.wait;") < place(&text, "bra \t$L1"), "{text}");
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::compiler::{Kernel, Target};
+use crate::compiler::{ArgumentKind, Kernel, Target};
 use crate::executor::{Allocation, Binding, Command, Dispatch, Executor, Pipeline, Storage, Ticket, Timing};
 use driver::{Driver, Handle};
 use graph::{Launch, Program, with_early_start};
@@ -259,7 +259,8 @@ impl NvidiaExecutor {
         }
 
         let mut spare = lock(&self.spare);
-        let known = spare.programs.iter().position(|program| program.fits(&functions) && program.staging.capacity >= bytes);
+        let known =
+            spare.programs.iter().position(|program| program.fits(&functions) && program.staging.capacity >= bytes);
         let mut program = match known {
             Some(index) => spare.programs.remove(index),
             None => {
@@ -336,7 +337,12 @@ fn prepared(
     if grid[1] > 65_535 || grid[2] > 65_535 {
         return Err(format!("{} x {} threadgroups along y and z; 65535 is CUDA's most", grid[1], grid[2]));
     }
-    Ok(Launch { _pipeline: dispatch.pipeline.clone(), function, grid, block, parameters, stage })
+    let may_start_early = kernel
+        .arguments
+        .iter()
+        .filter(|argument| argument.kind == ArgumentKind::Constant)
+        .all(|argument| matches!(dispatch.buffers.get(argument.index as usize), Some(Some(Binding::Bytes(_)))));
+    Ok(Launch { _pipeline: dispatch.pipeline.clone(), function, grid, block, parameters, stage, may_start_early })
 }
 
 impl Executor for NvidiaExecutor {
@@ -398,7 +404,12 @@ impl Executor for NvidiaExecutor {
         let failed = |why: String| format!("kernel `{}`: {}: {why}", kernel.name, kernel.code.display());
         let text = std::fs::read(kernel.code.as_ref()).map_err(|why| failed(why.to_string()))?;
         let text = String::from_utf8(text).map_err(|why| failed(why.to_string()))?;
-        let text = CString::new(with_early_start(&text)).map_err(|why| failed(why.to_string()))?;
+        let constants: Vec<usize> = (0..)
+            .zip(&kernel.arguments)
+            .filter(|(_, argument)| argument.kind == ArgumentKind::Constant)
+            .map(|(number, _)| number)
+            .collect();
+        let text = CString::new(with_early_start(&text, &constants)).map_err(|why| failed(why.to_string()))?;
         let entry = CString::new(kernel.entry.clone()).map_err(|why| failed(why.to_string()))?;
         let driver = self.gpu.enter()?;
         let mut log = vec![0_u8; 16 << 10];
