@@ -128,8 +128,6 @@ mod bench {
                 let load = |tensor: &Tensor| metal.load(tensor).expect("there is memory");
                 let layers: Vec<Vec<MetalWeight>> = (0..copies).map(|_| tensors.iter().map(load).collect()).collect();
                 let times = if smoke || once { 1 } else { 5 };
-                for plan in std::env::var("FS_PLANS").unwrap_or("0,0,0".into()).split(';') {
-                if plan != "0,0,0" { unsafe { std::env::set_var("FS_PLAN", plan) }; print!("{plan:<9}"); }
                 let seconds = time(&metal, kind, &layers, &features, columns, rounds, times);
                 let speed = total as f64 / seconds;
                 if !json {
@@ -145,7 +143,6 @@ mod bench {
                     "layer": name, "format": format, "features": features, "columns": columns, "bytes": total,
                     "seconds": seconds, "bytes_per_second": speed, "share_of_copy": speed / copy,
                 }));
-                }
             }
         }
         if json {

@@ -122,13 +122,57 @@ fn linear_of_long_rows() {
     }
 }
 
-/// So many rows that a SIMD-group takes four at a time, in turns.
+/// So many rows that threadgroups take them in turns, and that quantized ones have a kernel of their own: of a row that is less
+/// than a step, and of one that ends within its second.
 #[test]
 fn linear_of_many_rows() {
     let metal = metal(false);
     let mut random = Random(3);
-    for dtype in [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q6K] {
-        check_linear(&metal, &mut random, dtype, 32 * 1024 + 37, 256.max(dtype.layout().block), 1);
+    check_linear(&metal, &mut random, DType::BF16, 32 * 1024 + 37, 32, 1);
+    for (dtype, columns) in [
+        (DType::Q8_0, 256),
+        (DType::Q8_0, 800),
+        (DType::Q4_0, 256),
+        (DType::Q4K, 1280),
+        (DType::Q5K, 256),
+        (DType::Q6K, 256),
+    ] {
+        check_linear(&metal, &mut random, dtype, MANY + 37, columns, 1);
+    }
+}
+
+/// Rows from which on `linear_row_many` runs.
+const MANY: usize = 8192;
+
+/// Each changes one place of that kernel's text; the checks or the numbers must say so.
+#[test]
+fn planted_bugs_among_many_rows_are_found() {
+    if !checked() {
+        return eprintln!("skipped: this device checks no accesses, and may not outlive a wild one");
+    }
+    const BUGS: [(&str, &str); 5] = [
+        // The activations are not there yet.
+        ("    threadgroup_barrier(mem_flags::mem_threadgroup);\n\n    float sums", "    float sums"),
+        // Rows behind the last are read, and written.
+        ("rows + min(to + r, others) * shape.row_bytes", "rows + (to + r) * shape.row_bytes"),
+        ("lane % 4 == 0 && feature + lane / 4 < shape.features", "lane % 4 == 0"),
+        // The batch in front is used twice.
+        ("uint to = from + BATCH < 8 ? from + BATCH : 0", "uint to = 0"),
+        // A row's parts are added to another's.
+        ("four[r + 2] : four[r])", "four[r + 2] : four[r + 1])"),
+    ];
+    let mut random = Random(8);
+    let (features, columns) = (MANY + 13, 256);
+    let weight = random.tensor(DType::Q8_0, &[features, columns]);
+    let values = random.values(columns);
+    let mut expected = vec![0.0; features];
+    Reference.linear(&mut expected, &values, &Reference.load(&weight).unwrap(), 1);
+    for (right, wrong) in BUGS {
+        let (_directory, metal) = planted("linear_row_many.metal", right, wrong);
+        let (weight, x) = (metal.load(&weight).unwrap(), input(&metal, &values));
+        let found = run(&metal, &[features], |out| metal.linear(&mut out[0], &x, &weight, 1));
+        let found = found.and_then(|found| agree(&expected, &found[0]));
+        assert!(found.is_err(), "`{wrong}` in place of `{right}` was not found");
     }
 }
 

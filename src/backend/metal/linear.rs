@@ -62,8 +62,6 @@ struct ManyShape {
     columns: u32,
     features: u32,
     row_bytes: u32,
-    /// Row groups of a SIMD-group, one after the other.
-    turns: u32,
 }
 
 #[repr(C)]
@@ -133,15 +131,11 @@ fn fast(metal: &Metal, out: &MetalBuffer, x: &MetalBuffer, weight: &MetalWeight,
 
 /// `out = x · Wᵀ` for one row and a quantized weight of very many rows.
 fn many(metal: &Metal, out: &Memory, x: &Memory, weight: &MetalWeight) {
-    let (rows, turns): (usize, usize) = match std::env::var("FS_PLAN") {
-        Ok(text) => { let n: Vec<usize> = text.split(',').map(|n| n.parse().unwrap()).collect(); (n[0], n[1]) }
-        Err(_) => (4, 8),
-    };
     let [columns, features, row_bytes] = [weight.columns, weight.rows, weight.row_bytes()].map(|n| n as u32);
-    let shape = ManyShape { columns, features, row_bytes, turns: turns as u32 };
-    let kernel = match rows { 2 => by_dtype!("linear_row_many.metal", "linear_row_many_2", weight.dtype), _ => by_dtype!("linear_row_many.metal", "linear_row_many", weight.dtype) };
+    let shape = ManyShape { columns, features, row_bytes };
+    let kernel = by_dtype!("linear_row_many.metal", "linear_row_many", weight.dtype);
     let arguments = [Arg::Bytes(bytes_of(&shape)), Arg::In(x), weight.arg(), Arg::Out(out)];
-    metal.encode(&kernel, &arguments, Grid::groups(weight.rows.div_ceil(rows * 8 * turns), 1, 256));
+    metal.encode(&kernel, &arguments, Grid::groups(weight.rows.div_ceil(64), 1, 256));
 }
 
 /// How `linear_row` is cut into SIMD-groups and threadgroups. What it computes does not depend on it but for rounding.
@@ -157,15 +151,15 @@ struct Plan {
 /// SIMD-groups that keep a large GPU's memory busy: 16 for each of 128 cores.
 const ENOUGH: usize = 2048;
 
-/// Rows from which on threadgroups take several turns, since there are threadgroups enough.
-const MANY: usize = 16 * ENOUGH;
+/// Rows of a quantized weight from which on `linear_row_many` has threadgroups enough.
+const MANY: usize = 4 * ENOUGH;
 
 impl Plan {
     /// For so many rows in all. Fused kernels take one turn.
     fn new(weight: &MetalWeight, features: usize, fused: bool) -> Self {
         let teams = features.div_ceil(2);
-        // Each stages its activations once for all turns.
-        if !fused && features >= MANY && weight.columns <= SEGMENT {
+        // Threadgroups enough for several turns, each of which stages its activations once for all.
+        if !fused && features >= 16 * ENOUGH && weight.columns <= SEGMENT {
             return Self { split: 1, turns: 4, simds: 8, groups: teams.div_ceil(8 * 4) };
         }
         // Steps of 32 lanes, 16 bytes each.

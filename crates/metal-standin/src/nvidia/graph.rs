@@ -219,7 +219,9 @@ pub fn with_early_start(ptx: &str, constants: &[usize]) -> String {
         let leaves = |label: &String| instruction.contains("bra") && instruction.ends_with(label.as_str());
         if inside {
             // `ld.param.u64 %rd1, [entry_param_3];`: the register has the address of the fourth parameter's memory.
-            if let Some((register, parameter)) = instruction.strip_prefix("ld.param.u64").and_then(|x| x.split_once(", [")) {
+            if let Some((register, parameter)) =
+                instruction.strip_prefix("ld.param.u64").and_then(|x| x.split_once(", ["))
+            {
                 let number = parameter.trim_end_matches("];").rsplit('_').next().and_then(|digits| digits.parse().ok());
                 if number.is_some_and(|number| constants.contains(&number)) {
                     known.push(register.trim());
@@ -243,8 +245,29 @@ fn is_comment(line: &str) -> bool {
 /// Declarations, and instructions that leave memory alone or read it at one of these registers.
 fn is_harmless(line: &str, constant: &[&str]) -> bool {
     const ARITHMETIC: [&str; 23] = [
-        "ld.param.", "mov.", "cvta.", "cvt.", "add.", "sub.", "mul.", "mad.", "div.", "rem.", "shl.", "shr.", "and.",
-        "or.", "xor.", "not.", "neg.", "min.", "max.", "setp.", "selp.", "bfe.", "prmt.",
+        "ld.param.",
+        "mov.",
+        "cvta.",
+        "cvt.",
+        "add.",
+        "sub.",
+        "mul.",
+        "mad.",
+        "div.",
+        "rem.",
+        "shl.",
+        "shr.",
+        "and.",
+        "or.",
+        "xor.",
+        "not.",
+        "neg.",
+        "min.",
+        "max.",
+        "setp.",
+        "selp.",
+        "bfe.",
+        "prmt.",
     ];
     let reads = line.strip_prefix("ld.global.").and_then(|rest| rest.split_once('['));
     let register = reads.and_then(|(_, address)| address.split([']', '+', '-']).next());
