@@ -264,7 +264,7 @@ impl<B: Backend> Qwen3<B> {
     }
 
     /// Appends `ids` to the sequence and returns what `wanted` names. `ids` are inside the vocabulary and
-    /// not empty; the caller has checked.
+    /// not empty; the caller has checked. After an error the sequence is empty.
     pub fn append(
         &self,
         state: &mut State<B>,
@@ -280,8 +280,8 @@ impl<B: Backend> Qwen3<B> {
         };
         let result = forward(self, buffers, &mut state.cache, state.len, ids, wanted, probe);
         if result.is_err() {
-            // Perhaps there was no memory for them; the tokens before are in the cache and stay there.
-            state.buffers = None;
+            // What was in the cache may be lost: it may have grown, and its copy to new memory may be what failed.
+            (state.buffers, state.len) = (None, 0);
         }
         let output = result?;
         state.len += ids.len();

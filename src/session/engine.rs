@@ -406,14 +406,20 @@ impl Session {
             let chunk = &tokens[done..tokens.len().min(done + self.options.chunk)];
             let last = done + chunk.len() == tokens.len();
             let wanted = if last { last_wanted } else { LogitsFor::None };
-            match self.timeline.append(chunk, wanted, None)? {
+            match self.append(chunk, wanted)? {
                 Output::Logits(logits) => self.logits = logits,
                 Output::Best(id, logit) => best = Some((id, logit)),
             }
-            self.tokens.extend_from_slice(chunk);
             done += chunk.len();
         }
         Ok(best)
+    }
+
+    /// Computes some tokens more; after an error there are none, and the next call computes all that it needs.
+    fn append(&mut self, tokens: &[u32], wanted: LogitsFor) -> Result<Output, SessionError> {
+        let output = self.timeline.append(tokens, wanted, None).inspect_err(|_| self.tokens.clear())?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(output)
     }
 
     /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.
@@ -433,8 +439,7 @@ impl Session {
                 true => (first.min(tokens.len()).min(done + self.options.chunk), LogitsFor::None),
                 false => (tokens.len(), LogitsFor::All),
             };
-            rows = self.timeline.append(&tokens[done..end], wanted, None)?.logits();
-            self.tokens.extend_from_slice(&tokens[done..end]);
+            rows = self.append(&tokens[done..end], wanted)?.logits();
             done = end;
         }
         Ok(rows)

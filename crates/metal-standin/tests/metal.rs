@@ -5,19 +5,11 @@
 mod support;
 
 use support::{
-    Id, NIL, NO_ERROR, Range, Size, buffer, class, compile, device, library, pipeline, pool, read, send, text, words,
+    Id, NIL, NO_ERROR, Range, Size, add, buffer, class, compile, device, library, pipeline, pool, read, send, text, words,
 };
 
 fn queue(device: Id) -> Id {
     send!(send!(device, c"newCommandQueue" => Id), c"autorelease" => Id)
-}
-
-/// `add_constant` on a buffer.
-fn add(encoder: Id, pipeline: Id, buffer: Id, value: u32) {
-    send!(encoder, c"setComputePipelineState:", pipeline => ());
-    send!(encoder, c"setBuffer:offset:atIndex:", buffer, 0usize, 0usize => ());
-    send!(encoder, c"setBytes:length:atIndex:", &value, 4usize, 1usize => ());
-    send!(encoder, c"dispatchThreadgroups:threadsPerThreadgroup:", Size(2, 1, 1), Size(2, 1, 1) => ());
 }
 
 #[test]

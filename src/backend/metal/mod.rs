@@ -175,6 +175,11 @@ static RMS_NORM: Operation = Operation::new("rms_norm.metal", "rms_norm");
 static ROPE: Operation = Operation::new("rope.metal", "rope");
 static SWIGLU: Operation = Operation::new("swiglu.metal", "swiglu");
 
+/// Bytes as a person reads them.
+fn size(bytes: f64) -> String {
+    if bytes < 1e8 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.2} GB", bytes / 1e9) }
+}
+
 fn error(message: String) -> BackendError {
     BackendError { backend: "metal", message }
 }
@@ -276,15 +281,16 @@ impl Backend for Metal {
         if most == 0 || bytes <= most {
             return Ok(());
         }
-        let gb = |bytes: u64| bytes as f64 / 1e9;
+        // What weights of 16 bits would be in fewer; formats that are still too large help nobody.
+        let formats = [("q8_0", 8.5), ("q4_k_m", 4.9)].map(|(name, bits)| (name, bytes as f64 * bits / 16.0));
+        let smaller = formats.iter().filter(|(_, bytes)| *bytes <= most as f64);
+        let smaller = smaller.map(|(name, bytes)| format!("`fs quantize --type {name}` makes {} of 16-bit weights, ", size(*bytes)));
         Err(error(format!(
-            "the weights take {:.2} GB, and {} wants at most {:.2} GB in use; quantize the model to fewer bits (`fs quantize \
-             --type q8_0` makes {:.2} GB of 16-bit weights, q4_k_m about {:.2} GB), or run with --backend cpu",
-            gb(bytes),
+            "the weights take {}, and {} wants at most {} in use; {}run with --backend cpu",
+            size(bytes as f64),
             self.device.report().name,
-            gb(most),
-            gb(bytes) * 8.5 / 16.0,
-            gb(bytes) * 4.9 / 16.0,
+            size(most as f64),
+            smaller.map(|format| format + "or ").collect::<String>(),
         )))
     }
 
