@@ -79,7 +79,7 @@ fn a_kernel_that_does_not_compile() {
         text.replacen("kernel void linear_row_swiglu(", "kernel vood linear_row_swiglu(", 1)
     });
     let output = generate_with(directory.path());
-    fails(&output, &[&format!("linear_row.metal:{line}:8: error: a kernel must return 'void'"), "kernel vood linear"]);
+    fails(&output, &[&format!("linear_row.metal:{line}:13: error: a kernel must return 'void'"), "kernel vood linear"]);
     let directory = kernels("packed.h", |text| text + "\nconstant float wrong = nothing;\n");
     let line = std::fs::read_to_string(directory.path().join("packed.h")).unwrap().lines().count();
     fails(&generate_with(directory.path()), &[&format!("packed.h:{line}:24: error: "), "nothing"]);
@@ -115,7 +115,8 @@ fn a_command_buffer_that_fails_in_mid_generation() {
 #[test]
 fn a_session_works_on_after_a_failure() {
     let source = ModelSource::resolve(Some("stories")).unwrap();
-    let engine = Engine::load(&source, &EngineOptions { backend: BackendKind::Metal, ..EngineOptions::default() }).unwrap();
+    let engine =
+        Engine::load(&source, &EngineOptions { backend: BackendKind::Metal, ..EngineOptions::default() }).unwrap();
     let tokens: Vec<u32> = (0..66).map(|i| i * 37 % 4000).collect();
     // A prompt, and then token by token over the edge at which the cache grows, 64.
     let first = 63;

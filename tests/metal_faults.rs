@@ -51,11 +51,23 @@ enum Program {
     Write,
 }
 
-const fn fast(kernel: &'static str, file: &'static str, right: &'static str, wrong: &'static str, program: Program) -> Fault {
+const fn fast(
+    kernel: &'static str,
+    file: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+    program: Program,
+) -> Fault {
     Fault { kernel, file, right, wrong, program, plain: false }
 }
 
-const fn plain(kernel: &'static str, file: &'static str, right: &'static str, wrong: &'static str, program: Program) -> Fault {
+const fn plain(
+    kernel: &'static str,
+    file: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+    program: Program,
+) -> Fault {
     Fault { kernel, file, right, wrong, program, plain: true }
 }
 
@@ -69,8 +81,20 @@ const FAULTS: &[Fault] = &[
     fast("argmax_blocks", "argmax.metal", "min((block + 1) * 4096, shape.len)", "(block + 1) * 4096", Argmax),
     fast("argmax_rest", "argmax.metal", "i < shape.blocks;", "i + 1 < shape.blocks;", Argmax),
     plain("attention", "attention.metal", "shape.start + token + 1", "shape.start + token", decode(5)),
-    fast("attention_decode", "attention_decode.metal", "mine < positions ? score[h]", "mine <= positions ? score[h]", decode(40)),
-    fast("attention_reduce", "attention_decode.metal", "p < count; p += slices", "p + 1 < count; p += slices", decode(300)),
+    fast(
+        "attention_decode",
+        "attention_decode.metal",
+        "mine < positions ? score[h]",
+        "mine <= positions ? score[h]",
+        decode(40),
+    ),
+    fast(
+        "attention_reduce",
+        "attention_decode.metal",
+        "p < count; p += slices",
+        "p + 1 < count; p += slices",
+        decode(300),
+    ),
     fast(
         "attention_prefill",
         "attention_prefill.metal",
@@ -79,16 +103,46 @@ const FAULTS: &[Fault] = &[
         Attention { dtype: KvDType::F16, start: 0, tokens: 33 },
     ),
     fast("copy", "copy.metal", "if (first + i * 256 < len) {\n            to", "if (true) {\n            to", Copy),
-    fast("copy_rows", "copy_rows.metal", "shape.from_start) + ulong(at.y)", "shape.from_start) + ulong(1 - at.y)", CopyRows),
+    fast(
+        "copy_rows",
+        "copy_rows.metal",
+        "shape.from_start) + ulong(at.y)",
+        "shape.from_start) + ulong(1 - at.y)",
+        CopyRows,
+    ),
     fast("copy_bytes", "copy_rows.metal", "out[at.x] = x[at.x];", "out[at.x] = x[at.x ^ 1];", Write),
     fast("embed", "embed.metal", "ulong(shape.first + at.y)", "ulong(at.y ^ 1)", Embed(DType::BF16)),
     fast("embed_packed", "embed.metal", "(row, at.x, shape.columns);", "(row, at.x, at.x);", Embed(DType::Q4K)),
-    plain("linear", "linear.metal", "if (feature >= shape.features) {", "if (feature > shape.features) {", Linear { dtype: DType::F32, rows: 2 }),
-    fast("linear_row", "linear_row.metal", "* 32 + lane, last)", "* 32 + lane + 1, last)", Linear { dtype: DType::Q8_0, rows: 1 }),
+    plain(
+        "linear",
+        "linear.metal",
+        "if (feature >= shape.features) {",
+        "if (feature > shape.features) {",
+        Linear { dtype: DType::F32, rows: 2 },
+    ),
+    fast(
+        "linear_row",
+        "linear_row.metal",
+        "* 32 + lane, last)",
+        "* 32 + lane + 1, last)",
+        Linear { dtype: DType::Q8_0, rows: 1 },
+    ),
     fast("linear_row_swiglu", "linear_row.metal", "exp(-sums[0])) * sums[1]", "exp(-sums[1])) * sums[1]", LinearSwiglu),
     fast("linear_row_qkv", "linear_row.metal", "v[row - v_start]", "v[row - k_start]", Qkv),
-    fast("linear_rows", "linear_rows.metal", "simd_shuffle_xor(sum, 4)", "simd_shuffle_xor(sum, 8)", Linear { dtype: DType::Q8_0, rows: 7 }),
-    fast("linear_tiles", "linear_tiles.metal", "min(first_feature + feature, shape.features - 1)", "(first_feature + feature)", Linear { dtype: DType::Q8_0, rows: 33 }),
+    fast(
+        "linear_rows",
+        "linear_rows.metal",
+        "simd_shuffle_xor(sum, 4)",
+        "simd_shuffle_xor(sum, 8)",
+        Linear { dtype: DType::Q8_0, rows: 7 },
+    ),
+    fast(
+        "linear_tiles",
+        "linear_tiles.metal",
+        "min(first_feature + feature, shape.features - 1)",
+        "(first_feature + feature)",
+        Linear { dtype: DType::Q8_0, rows: 33 },
+    ),
     fast("norm_rope_store", "norm_rope_store.metal", "norm[i + pairs]", "norm[i]", NormRopeStore),
     fast("rms_norm", "rms_norm.metal", "i < 8; i++", "i < 7; i++", RmsNorm),
     plain("rope", "rope.metal", "token = head / shape.heads", "token = head % shape.heads", Rope),
@@ -98,19 +152,91 @@ const FAULTS: &[Fault] = &[
     plain("linear", "formats.h", "[i]) << 16)", "[i]) << 15)", Linear { dtype: DType::BF16, rows: 1 }),
     plain("linear", "formats.h", "block[2 + i % 32]", "block[1 + i % 32]", Linear { dtype: DType::Q8_0, rows: 1 }),
     plain("linear", "formats.h", "block[2 + l % 16]", "block[2 + l % 8]", Linear { dtype: DType::Q4_0, rows: 1 }),
-    plain("linear", "formats.h", "((bytes[s - 4] >> 6) << 4)", "((bytes[s - 4] >> 6) << 3)", Linear { dtype: DType::Q4K, rows: 1 }),
-    plain("linear", "formats.h", "((block[16 + l] >> s) & 1)", "((block[16 + l] >> (s ^ 1)) & 1)", Linear { dtype: DType::Q5K, rows: 1 }),
-    plain("linear", "formats.h", "block[192 + i % 256 / 16]", "block[192 + i % 256 / 32]", Linear { dtype: DType::Q6K, rows: 1 }),
-    fast("linear_row", "packed.h", "pairs.x << 16, pairs.x & 0xffff0000u", "pairs.x & 0xffff0000u, pairs.x << 16", Linear { dtype: DType::BF16, rows: 1 }),
-    fast("linear_row", "packed.h", "bytes(chunk.codes[j], 128.0f)", "bytes(chunk.codes[j], 127.0f)", Linear { dtype: DType::Q8_0, rows: 1 }),
-    fast("linear_row", "packed.h", "(16 * (j % 2)), 8.0f)", "(16 * (j % 2)), 7.0f)", Linear { dtype: DType::Q4_0, rows: 1 }),
-    fast("linear_row", "packed.h", "(header.w >> (4 * s)) & 15", "(header.w >> (4 * s)) & 7", Linear { dtype: DType::Q4K, rows: 1 }),
-    fast("linear_row", "packed.h", "t < 4 ? chunk.high << (4 - t)", "t < 4 ? chunk.high << (3 - t)", Linear { dtype: DType::Q5K, rows: 1 }),
-    fast("linear_row", "packed.h", "high << (4 - 2 * (t % 4)) : high >> 2", "high << (4 - 2 * (t % 4)) : high", Linear { dtype: DType::Q6K, rows: 1 }),
+    plain(
+        "linear",
+        "formats.h",
+        "((bytes[s - 4] >> 6) << 4)",
+        "((bytes[s - 4] >> 6) << 3)",
+        Linear { dtype: DType::Q4K, rows: 1 },
+    ),
+    plain(
+        "linear",
+        "formats.h",
+        "((block[16 + l] >> s) & 1)",
+        "((block[16 + l] >> (s ^ 1)) & 1)",
+        Linear { dtype: DType::Q5K, rows: 1 },
+    ),
+    plain(
+        "linear",
+        "formats.h",
+        "block[192 + i % 256 / 16]",
+        "block[192 + i % 256 / 32]",
+        Linear { dtype: DType::Q6K, rows: 1 },
+    ),
+    fast(
+        "linear_row",
+        "packed.h",
+        "pairs.x << 16, pairs.x & 0xffff0000u",
+        "pairs.x & 0xffff0000u, pairs.x << 16",
+        Linear { dtype: DType::BF16, rows: 1 },
+    ),
+    fast(
+        "linear_row",
+        "packed.h",
+        "bytes(chunk.codes[j], 128.0f)",
+        "bytes(chunk.codes[j], 127.0f)",
+        Linear { dtype: DType::Q8_0, rows: 1 },
+    ),
+    fast(
+        "linear_row",
+        "packed.h",
+        "(16 * (j % 2)), 8.0f)",
+        "(16 * (j % 2)), 7.0f)",
+        Linear { dtype: DType::Q4_0, rows: 1 },
+    ),
+    fast(
+        "linear_row",
+        "packed.h",
+        "(header.w >> (4 * s)) & 15",
+        "(header.w >> (4 * s)) & 7",
+        Linear { dtype: DType::Q4K, rows: 1 },
+    ),
+    fast(
+        "linear_row",
+        "packed.h",
+        "t < 4 ? chunk.high << (4 - t)",
+        "t < 4 ? chunk.high << (3 - t)",
+        Linear { dtype: DType::Q5K, rows: 1 },
+    ),
+    fast(
+        "linear_row",
+        "packed.h",
+        "high << (4 - 2 * (t % 4)) : high >> 2",
+        "high << (4 - 2 * (t % 4)) : high",
+        Linear { dtype: DType::Q6K, rows: 1 },
+    ),
     // Each type of the cache.
-    plain("attention", "kv_cache.h", "((device const half *)cache)[ulong(row) * stride + i]", "((device const half *)cache)[ulong(row + 1) * stride + i]", decode(5)),
-    plain("attention", "kv_cache.h", "((device float *)cache)[ulong(row) * stride + i] = value", "((device float *)cache)[ulong(row) * stride + i] = -value", Attention { dtype: KvDType::F32, start: 5, tokens: 1 }),
-    plain("attention", "kv_cache.h", "largest / 127.0f", "largest / 64.0f", Attention { dtype: KvDType::Q8, start: 5, tokens: 1 }),
+    plain(
+        "attention",
+        "kv_cache.h",
+        "((device const half *)cache)[ulong(row) * stride + i]",
+        "((device const half *)cache)[ulong(row + 1) * stride + i]",
+        decode(5),
+    ),
+    plain(
+        "attention",
+        "kv_cache.h",
+        "((device float *)cache)[ulong(row) * stride + i] = value",
+        "((device float *)cache)[ulong(row) * stride + i] = -value",
+        Attention { dtype: KvDType::F32, start: 5, tokens: 1 },
+    ),
+    plain(
+        "attention",
+        "kv_cache.h",
+        "largest / 127.0f",
+        "largest / 64.0f",
+        Attention { dtype: KvDType::Q8, start: 5, tokens: 1 },
+    ),
 ];
 
 const HEADS: Heads = Heads { heads: 4, kv_heads: 2, head_dim: 64 };

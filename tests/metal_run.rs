@@ -1,5 +1,5 @@
-//! The story model on the Metal backend, for a thousand tokens: the text is that of the reference, nothing is left behind by a
-//! token, and weights stay where the file is mapped. Objects and memory are counted, so this process runs nothing beside it.
+//! The story model on the Metal backend, for many tokens: the text is that of the reference, nothing is left behind by a token,
+//! and weights stay where the file is mapped. Objects and memory of the process are counted, so one test runs at a time.
 
 #![cfg(all(feature = "metal-standin", not(target_os = "macos")))]
 
@@ -68,7 +68,18 @@ fn engine(backend: BackendKind) -> Engine {
 }
 
 #[test]
+fn a_hundred_tokens() {
+    run(100, 70);
+}
+
+#[test]
+#[ignore = "minutes: tools/test-metal runs it"]
 fn a_thousand_tokens() {
+    run(1000, 600);
+}
+
+/// From `settled` tokens on, the cache has the room that it ends with.
+fn run(count: usize, settled: usize) {
     let executor = CpuExecutor::new(Options { check: false, shuffle: None }).expect("an executor");
     assert!(metal_standin::install(Box::new(Counting(executor))), "nothing was chosen before");
     let nothing = alive();
@@ -85,22 +96,14 @@ fn a_thousand_tokens() {
     let mut session = metal.session(options).unwrap();
     let prompt = metal.tokenizer().unwrap().encode("Once upon a time");
     let mut tokens = prompt.clone();
-    let (mut after_100, mut after_600) = (None, None);
-    while tokens.len() < prompt.len() + 1000 {
+    let mut before = None;
+    while tokens.len() < prompt.len() + count {
         tokens.push(session.evaluate_best(&tokens).unwrap().0);
-        // From 513 tokens on the cache has the room it ends with, and attention its pieces.
-        match tokens.len() - prompt.len() {
-            100 => after_100 = Some((alive(), OWN.load(Relaxed))),
-            600 => after_600 = Some((alive(), OWN.load(Relaxed))),
-            _ => {}
+        if tokens.len() == prompt.len() + settled {
+            before = Some((alive(), OWN.load(Relaxed)));
         }
     }
-    let ((objects_100, _), (objects_600, own_600)) = (after_100.unwrap(), after_600.unwrap());
-    let objects = alive();
-    assert_eq!(objects, objects_600, "400 tokens left something behind");
-    assert_eq!(OWN.load(Relaxed), own_600, "400 tokens made buffers");
-    // Growing replaces buffers; attention's pieces may be one more.
-    assert!(objects.1 <= objects_100.1 + 1, "{objects:?} after 1,000 tokens, {objects_100:?} after 100");
+    assert_eq!(Some((alive(), OWN.load(Relaxed))), before, "tokens after the {settled}th left or made something");
 
     let reference = engine(BackendKind::Reference);
     let mut check = reference.session(options).unwrap();

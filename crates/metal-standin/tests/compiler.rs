@@ -169,9 +169,8 @@ fn another_version_of_clang_has_a_cache_of_its_own() {
     let file = |name: &str| directory.path().join(name);
     std::fs::write(file("k.metal"), "kernel void k(device float *x [[buffer(0)]]) { x[0] = 1; }\n").unwrap();
     let libraries = |version: &str| {
-        let script = format!(
-            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo clang {version}; else exec clang-19 \"$@\"; fi\n"
-        );
+        let script =
+            format!("#!/bin/sh\nif [ \"$1\" = --version ]; then echo clang {version}; else exec clang-19 \"$@\"; fi\n");
         std::fs::write(file("clang"), script).unwrap();
         std::fs::set_permissions(file("clang"), std::fs::Permissions::from_mode(0o755)).unwrap();
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_mslc"))
@@ -197,7 +196,7 @@ fn line_directives_are_obeyed() {
         Library::compile(&source).err().unwrap().to_string()
     };
     let ours = messages(text);
-    assert!(ours.starts_with("kernel.metal:4:8: error: a kernel must return 'void'\nkernel vood k("), "{ours}");
+    assert!(ours.starts_with("kernel.metal:4:13: error: a kernel must return 'void'\nkernel vood k("), "{ours}");
     let clangs = messages(&text.replace("vood", "void"));
     assert!(clangs.starts_with("included.h:7:24: error: ") && clangs.contains("wrong"), "{clangs}");
     let preprocessors = messages(&text.replace("using", "#error no\nusing"));

@@ -284,7 +284,8 @@ impl Backend for Metal {
         // What weights of 16 bits would be in fewer; formats that are still too large help nobody.
         let formats = [("q8_0", 8.5), ("q4_k_m", 4.9)].map(|(name, bits)| (name, bytes as f64 * bits / 16.0));
         let smaller = formats.iter().filter(|(_, bytes)| *bytes <= most as f64);
-        let smaller = smaller.map(|(name, bytes)| format!("`fs quantize --type {name}` makes {} of 16-bit weights, ", size(*bytes)));
+        let smaller = smaller
+            .map(|(name, bytes)| format!("`fs quantize --type {name}` makes {} of 16-bit weights, ", size(*bytes)));
         Err(error(format!(
             "the weights take {}, and {} wants at most {} in use; {}run with --backend cpu",
             size(bytes as f64),

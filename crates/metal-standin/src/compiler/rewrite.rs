@@ -139,6 +139,10 @@ impl<'a> Rewriter<'a> {
         if let Some((_, new)) = RENAMED.iter().find(|(old, _)| token.is_name() && token.is(old)) {
             self.replace.insert(at, (*new).to_string());
         }
+        if token.is("\"C\"") && self.is(at.wrapping_sub(1), "extern") {
+            // Structs get templates, which C has not; no name goes out of here.
+            self.replace.insert(at, "\"C++\"".into());
+        }
         if token.kind == Kind::Number {
             let text = token.text.to_ascii_lowercase();
             let hexadecimal = text.starts_with("0x");
