@@ -37,6 +37,9 @@ pub struct OperationTime {
     pub bytes: u64,
     /// Multiplications and additions of its dot products; 0 where there are none.
     pub flop: u64,
+    /// Kernels that a device ran for it; `None` on a backend that has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispatches: Option<u64>,
 }
 
 /// A weight, its shape as a matrix, and the bytes it takes where it is stored.
@@ -85,23 +88,26 @@ impl<B: Backend> Timed<B> {
         let before = self.inner.counters();
         let started = Instant::now();
         let result = run(&self.inner);
-        let seconds = match before {
-            None => started.elapsed().as_secs_f64(),
+        let (seconds, dispatches) = match before {
+            None => (started.elapsed().as_secs_f64(), None),
             Some(before) => {
                 if let Err(error) = self.inner.finish() {
                     self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
                 }
-                self.inner.counters().map_or(0.0, |after| after.device_seconds - before.device_seconds)
+                let after = self.inner.counters().unwrap_or(before);
+                (after.device_seconds - before.device_seconds, Some(after.dispatches - before.dispatches))
             }
         };
         let Work { weights, bytes, flop } = work;
         let mut times = self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let new = OperationTime { operation, weights, calls: 0, seconds: 0.0, bytes: 0, flop: 0 };
+        let dispatched = dispatches.map(|_| 0);
+        let new = OperationTime { operation, weights, calls: 0, seconds: 0.0, bytes: 0, flop: 0, dispatches: dispatched };
         let total = times.entry((operation, weights)).or_insert(new);
         total.calls += 1;
         total.seconds += seconds;
         total.bytes += bytes as u64;
         total.flop += flop as u64;
+        total.dispatches = total.dispatches.zip(dispatches).map(|(sum, more)| sum + more);
         result
     }
 }

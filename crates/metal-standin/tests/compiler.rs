@@ -1,5 +1,7 @@
 //! Programs that must compile, and what they become.
 
+#![cfg(not(target_os = "macos"))]
+
 use metal_standin::compiler::{ArgumentKind, ConstantValue, Kernel, Library, Source, Target};
 
 fn source(text: &str) -> Source {

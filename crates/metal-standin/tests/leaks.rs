@@ -1,5 +1,6 @@
 //! Objects live as long as they are used and no longer. These tests count all objects of the process, so they have it for themselves.
 
+#![cfg(not(target_os = "macos"))]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
 
 mod support;

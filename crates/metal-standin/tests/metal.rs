@@ -1,5 +1,6 @@
 //! The Metal classes: libraries, pipelines, order of commands, ownership, errors.
 
+#![cfg(not(target_os = "macos"))]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
 
 mod support;

@@ -1,6 +1,7 @@
 //! A program that breaks a rule aborts with one line that says which. Each rule has a test here: it runs in a child
 //! process, which must die of SIGABRT after a line that begins with `metal-standin:` and says the words given.
 
+#![cfg(not(target_os = "macos"))]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
 
 mod support;

@@ -24,11 +24,17 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 #[cfg(not(target_os = "macos"))]
 use metal_standin as _;
 
-#[cfg_attr(target_os = "macos", link(name = "objc"))]
-#[cfg_attr(target_os = "macos", link(name = "Foundation", kind = "framework"))]
-#[cfg_attr(target_os = "macos", link(name = "Metal", kind = "framework"))]
+#[cfg(target_os = "macos")]
+#[link(name = "Foundation", kind = "framework")]
+unsafe extern "C" {}
+
 // Without it a command-line program is given no device.
-#[cfg_attr(target_os = "macos", link(name = "CoreGraphics", kind = "framework"))]
+#[cfg(target_os = "macos")]
+#[link(name = "CoreGraphics", kind = "framework")]
+unsafe extern "C" {}
+
+#[cfg_attr(target_os = "macos", link(name = "objc"))]
+#[cfg_attr(target_os = "macos", link(name = "Metal", kind = "framework"))]
 unsafe extern "C" {
     fn objc_getClass(name: *const c_char) -> *mut c_void;
     fn sel_registerName(name: *const c_char) -> *mut c_void;
