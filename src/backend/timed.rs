@@ -101,7 +101,8 @@ impl<B: Backend> Timed<B> {
         let Work { weights, bytes, flop } = work;
         let mut times = self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let dispatched = dispatches.map(|_| 0);
-        let new = OperationTime { operation, weights, calls: 0, seconds: 0.0, bytes: 0, flop: 0, dispatches: dispatched };
+        let new =
+            OperationTime { operation, weights, calls: 0, seconds: 0.0, bytes: 0, flop: 0, dispatches: dispatched };
         let total = times.entry((operation, weights)).or_insert(new);
         total.calls += 1;
         total.seconds += seconds;
