@@ -3,7 +3,7 @@
 
 // Code in colours.
 for (const code of document.querySelectorAll("pre code")) {
-    if (/language-(rust|cpp)/.test(code.className)) hljs.highlightElement(code);
+    if (/language-(rust|cpp)/.test(code.className)) hljs.highlightBlock(code);
     // A block that scrolls can be reached by keyboard.
     code.parentElement.tabIndex = 0;
 }
@@ -29,7 +29,8 @@ for (const code of document.querySelectorAll("pre code")) {
 {
     const button = document.getElementById("theme");
     const order = ["system", "light", "dark"];
-    const show = () => { button.textContent = `Theme: ${document.documentElement.dataset.theme ?? "system"}`; };
+    const name = button.querySelector("b");
+    const show = () => { name.textContent = document.documentElement.dataset.theme ?? "system"; };
     button.addEventListener("click", () => {
         const root = document.documentElement;
         const next = order[(order.indexOf(root.dataset.theme ?? "system") + 1) % order.length];

@@ -156,6 +156,9 @@ fn item(line: &str) -> Option<String> {
     for prefix in ["pub(crate) ", "pub(super) ", "pub ", "async ", "unsafe "] {
         rest = rest.strip_prefix(prefix).unwrap_or(rest);
     }
+    if rest.starts_with("const fn ") {
+        rest = &rest["const ".len()..];
+    }
     if let Some(header) = rest.strip_prefix("impl") {
         let header = header.split(" where").next()?.trim_end_matches(['{', ' ']);
         return Some(format!("impl{header}"));
@@ -208,6 +211,8 @@ mod tests {
             ("impl<B: Backend> State<B> {", "impl<B: Backend> State<B>"),
             ("kernel void rms_norm(device float *x", "kernel rms_norm"),
             ("pub struct Heads {", "struct Heads"),
+            ("const fn of(byte: u8) -> bool {", "fn of"),
+            ("const LAST: usize = 3;", "const LAST"),
         ] {
             assert_eq!(item(line).as_deref(), Some(name));
         }

@@ -72,7 +72,10 @@ impl Figures {
                 // Ids are those of the figure with `--`: the gallery's copies get their own.
                 let copy = figure.html(name).replace(&format!("{name}--"), &format!("gallery-{name}--"));
                 let copy = copy.replace(&format!("id=\"figure-{name}\""), &format!("id=\"gallery-{name}\""));
-                out += &format!("\n{copy}\n\n<p class=\"where\">From [{}]({page}#figure-{name})</p>\n", figure.title);
+                out += &format!(
+                    "\n{copy}\n\n<div class=\"where\">\n\nFrom [{}]({page}#figure-{name})\n\n</div>\n",
+                    figure.title
+                );
             }
         }
         out

@@ -51,7 +51,7 @@ impl Glossary {
         let uses = self.uses.borrow();
         let mut order: Vec<&String> = self.terms.keys().collect();
         order.sort_by_key(|name| name.to_lowercase());
-        let mut out = String::new();
+        let mut out = String::from("<div class=\"glossary\">\n");
         for name in order {
             let term = &self.terms[name];
             out += &format!("\n## {name}\n\n{}\n", expand(&term.text));
@@ -61,10 +61,10 @@ impl Glossary {
             let pages = uses.get(name).into_iter().flatten();
             let pages: Vec<String> = pages.map(|(path, title)| format!("[{title}]({path})")).collect();
             if !pages.is_empty() {
-                out += &format!("\n<p class=\"where\">In: {}</p>\n", pages.join(", "));
+                out += &format!("\n<div class=\"where\">\n\nIn: {}\n\n</div>\n", pages.join(", "));
             }
         }
-        out
+        out + "\n</div>\n"
     }
 }
 
