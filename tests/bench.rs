@@ -125,6 +125,16 @@ fn operations_account_for_all_bytes_and_all_arithmetic() {
     }
 }
 
+/// The model itself, say: it would be gone.
+#[test]
+fn the_drawing_replaces_nothing_but_a_drawing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("precious.gguf");
+    std::fs::write(&file, "GGUF and more").unwrap();
+    fails(&["--svg", file.to_str().unwrap()], 1, &["precious.gguf", "no SVG"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "GGUF and more");
+}
+
 #[test]
 fn the_drawing_is_xml_with_two_panels() {
     let dir = tempfile::tempdir().unwrap();

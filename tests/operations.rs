@@ -11,8 +11,8 @@ use failed_star::backend::reference::Reference;
 use failed_star::backend::{Backend, CachePosition, Heads};
 use failed_star::model::kv_cache::{HostKvCache, KvDType, KvLayout};
 use failed_star::session::verify::{Rounding, contract};
-use failed_star::weights::{DType, Tensor};
 use failed_star::weights::formats::Activations;
+use failed_star::weights::{DType, Tensor};
 use random::Random;
 
 /// Vector widths (4, 8, 16), register tiles (4), threads and cache blocks (64) all have an edge among these.

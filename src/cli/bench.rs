@@ -8,7 +8,7 @@ use failed_star::session::bench::{BenchOptions, BenchReport, Measured, PhaseOper
 use failed_star::weights::ModelSource;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -126,8 +126,13 @@ fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
 }
 
 /// Whether a file can be written, asked before the minutes that a benchmark takes; leaves what is there as it is.
+/// Whether a picture can be written there: a picture of before is replaced, anything else (a model, by a slip of the hand) is not.
 fn check_writable(path: &Path) -> std::io::Result<()> {
     let is_new = !path.exists();
+    let mut start = [0; 4];
+    if !is_new && (std::fs::File::open(path)?.read(&mut start)? > 0 && start != *b"<svg") {
+        return Err(std::io::Error::other("a file that is no SVG picture is there already; choose another name"));
+    }
     std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     if is_new { std::fs::remove_file(path) } else { Ok(()) }
 }

@@ -22,7 +22,7 @@ pub use kv::MetalKvCache;
 pub use weight::MetalWeight;
 
 use super::{Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
-use crate::model::kv_cache::{KvDType, KvLayout, TILE};
+use crate::model::kv_cache::{KvDType, KvLayout, TILE, grown_capacity};
 use crate::weights::Tensor;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use device::Device;
@@ -369,7 +369,7 @@ impl Backend for Metal {
         if positions <= cache.capacity {
             return;
         }
-        let (old, new) = (cache.capacity, positions.max(2 * cache.capacity).next_multiple_of(LEAST_CAPACITY));
+        let (old, new) = (cache.capacity, grown_capacity(cache.capacity, positions).next_multiple_of(LEAST_CAPACITY));
         let memory = || self.device.private(cache.bytes(new));
         let layers = (0..cache.layout.layers).map(|_| Ok([memory()?, memory()?])).collect::<Result<Vec<_>, String>>();
         let Some(layers) = self.noted(layers) else { return };
