@@ -145,10 +145,13 @@ fn forward<B: Backend>(
         None => Ok(()),
     };
 
+    // ANCHOR: embedding
     b.write(cos_sin, &rope.cos_sin(start, n)); //                          [n, head_dim]
     b.embed(x, &weights.embed_tokens, ids); //                             [n, hidden]
     look(Stage::Embedding, x, n * hidden)?;
+    // ANCHOR_END: embedding
 
+    // ANCHOR: block
     for (layer, w) in weights.layers.iter().enumerate() {
         let at = CachePosition { layer, start, tokens: n };
 
@@ -175,7 +178,9 @@ fn forward<B: Backend>(
         b.linear_add(x, h, gate, &w.down_proj, n, hidden); //              [n, hidden]
         look(Stage::Block(layer), x, n * hidden)?;
     }
+    // ANCHOR_END: block
 
+    // ANCHOR: head
     // Only the rows that are asked for go through the head: it is a quarter of a small model's arithmetic.
     let rows = match wanted {
         // What is in the cache is there, or the caller hears that it is not.
@@ -191,6 +196,7 @@ fn forward<B: Backend>(
     let logits = many.as_mut().unwrap_or(logits);
     b.linear(logits, x, head, rows); //                                    [rows, vocab]
     look(Stage::Logits, logits, rows * c.vocab_size)?;
+    // ANCHOR_END: head
     match wanted {
         LogitsFor::Best => b.argmax(logits, c.vocab_size).map(|(id, logit)| Output::Best(id, logit)),
         _ => b.read(logits, rows * c.vocab_size).map(Output::Logits),

@@ -12,6 +12,7 @@ pub struct StreamDecoder {
 }
 
 impl StreamDecoder {
+    // ANCHOR: push
     /// Adds a token's bytes; returns the text that is now certain. Bytes that can no longer become a character are
     /// replaced by U+FFFD at once.
     pub fn push(&mut self, bytes: &[u8]) -> String {
@@ -40,6 +41,7 @@ impl StreamDecoder {
         self.pending.drain(..self.pending.len() - held);
         text
     }
+    // ANCHOR_END: push
 
     /// The end of the stream: what was held back, an incomplete sequence replaced by U+FFFD.
     pub fn finish(&mut self) -> String {

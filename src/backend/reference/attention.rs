@@ -10,6 +10,7 @@ use crate::model::kv_cache::HostKvCache;
 ///
 /// `q` and `out: [tokens, heads, head_dim]`. The mask is the loop's bound: a token at position `p` reads `0..=p` and
 /// nothing else exists for it. `heads / kv_heads` query heads in a row share one KV head.
+// ANCHOR: attention
 pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, at: CachePosition) {
     let Heads { heads, kv_heads, head_dim } = shape;
     let group = heads / kv_heads;
@@ -38,3 +39,4 @@ pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, 
         }
     }
 }
+// ANCHOR_END: attention
