@@ -12,6 +12,7 @@
 //! The command line (`src/cli`) sees [`session::Engine`] and [`session::Session`] only, and computes with no tensor.
 
 pub mod backend;
+mod clock;
 pub mod model;
 pub mod session;
 pub mod text;

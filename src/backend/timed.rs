@@ -9,7 +9,7 @@ use crate::model::kv_cache::KvLayout;
 use crate::weights::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Instant;
+use crate::clock::Instant;
 
 /// Runs `inner` and adds up the time of each operation.
 pub struct Timed<B> {

@@ -16,7 +16,7 @@ use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::{LogitsFor, Qwen3};
 use crate::weights::Config;
 use serde::Serialize;
-use std::time::Instant;
+use crate::clock::Instant;
 
 /// What to measure.
 #[derive(Clone, Debug)]

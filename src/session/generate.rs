@@ -6,7 +6,8 @@ use super::sampling::{Choice, Sampler, SamplingParams, TokenLogprob, check_best}
 use super::stop::StopMatcher;
 use crate::text::StreamDecoder;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use crate::clock::Instant;
+use std::time::Duration;
 
 /// How to continue.
 #[derive(Clone, Debug, Default)]

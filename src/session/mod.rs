@@ -7,6 +7,7 @@ pub mod devices;
 mod engine;
 mod error;
 mod generate;
+#[cfg(not(target_family = "wasm"))]
 mod importance;
 pub mod perplexity;
 pub mod sampling;

@@ -389,7 +389,7 @@ fn sha256_of_file(path: &Path) -> std::io::Result<String> {
 }
 
 /// Bytes as lower-case hexadecimal digits: how hashes are written.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -4,7 +4,7 @@ use super::Cpu;
 use super::huge::HugeBytes;
 use super::simd::Sum;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use crate::clock::Instant;
 
 /// Larger than any cache that one program has to itself.
 const BYTES: usize = 128 << 20;

@@ -5,7 +5,7 @@ use super::Cpu;
 use super::simd::{Bf16Peak, FmaPeak, Int8Peak};
 use crate::backend::{Operands, Peak};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use crate::clock::Instant;
 
 /// Passes; the best one counts, because anything else on the machine only slows a pass down.
 const PASSES: usize = 5;
