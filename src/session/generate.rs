@@ -4,9 +4,9 @@ use super::engine::Session;
 use super::error::SessionError;
 use super::sampling::{Choice, Sampler, SamplingParams, TokenLogprob, check_best};
 use super::stop::StopMatcher;
+use crate::clock::Instant;
 use crate::text::StreamDecoder;
 use std::ops::ControlFlow;
-use crate::clock::Instant;
 use std::time::Duration;
 
 /// How to continue.

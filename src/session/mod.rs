@@ -14,6 +14,7 @@ pub mod sampling;
 pub mod stop;
 pub mod verify;
 
+pub(crate) use engine::WithBackend;
 pub use engine::{Engine, EngineOptions, Session, SessionOptions};
 pub use error::SessionError;
 pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, StopReason, Timings};

@@ -37,4 +37,3 @@ pub use generation_config::GenerationConfig;
 pub use json::printable;
 pub use model_directory::model_directory;
 pub use source::ModelSource;
-
