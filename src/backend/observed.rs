@@ -355,7 +355,12 @@ impl<B: Backend, O: Observer<B>> Backend for Observed<B, O> {
 
     fn copy_rows(&self, out: &mut Self::Buffer, x: &Self::Buffer, first: usize, rows: usize, columns: usize) {
         let ((), seconds) = self.clock(|b| b.copy_rows(out, x, first, rows, columns));
-        self.tell(Call { outputs: &[Operand(out, [rows, columns])], ..Call::new("copy_rows", seconds) });
+        self.tell(Call {
+            // As many rows as were read; looking at them would show the buffer's first ones.
+            inputs: &[Operand(x, [rows, columns])],
+            outputs: &[Operand(out, [rows, columns])],
+            ..Call::new("copy_rows", seconds)
+        });
     }
 
     fn linear_qkv(&self, out: [&mut Self::Buffer; 3], x: &Self::Buffer, weights: [&Self::Weight; 3], rows: usize) {

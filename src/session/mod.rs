@@ -17,4 +17,4 @@ pub mod verify;
 pub(crate) use engine::WithBackend;
 pub use engine::{Engine, EngineOptions, Session, SessionOptions};
 pub use error::SessionError;
-pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, StopReason, Timings};
+pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, Generation, StopReason, Timings};

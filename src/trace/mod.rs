@@ -142,6 +142,8 @@ pub struct Pass {
     pub bytes: Bytes,
     /// Of all operations.
     pub flop: u64,
+    /// What it would be without a cache: of all tokens up to this pass's last.
+    pub flop_without_cache: u64,
     /// Of all operations.
     pub seconds: f64,
     /// In the order in which they ran; empty if they were not asked for.

@@ -4,6 +4,7 @@ use super::record::Recorder;
 use super::{Bytes, FORMAT, Lens, Operation, Pass, Token, TopToken, Trace, TraceOptions, VERSION};
 use crate::backend::observed::Observed;
 use crate::backend::{Backend, Heads};
+use crate::model::expected;
 use crate::model::kv_cache::KvLayout;
 use crate::model::qwen3::{LogitsFor, Qwen3, Stage, State};
 use crate::session::sampling::log_softmax_top;
@@ -19,8 +20,8 @@ pub fn trace(
 ) -> Result<Trace, SessionError> {
     let context = engine.config().max_context();
     engine.check(ids, context)?;
-    if ids.len() + options.generate > context {
-        let needed = ids.len() + options.generate;
+    let needed = ids.len().saturating_add(options.generate);
+    if needed > context {
         return Err(SessionError::ContextTooLong { needed, context, model_context: context });
     }
     device.with_backend(TraceOn { engine, ids, options })
@@ -121,6 +122,7 @@ impl TraceOn<'_> {
             operation_count: operations.len(),
             bytes,
             flop: operations.iter().map(|operation| operation.flop).sum(),
+            flop_without_cache: expected::flop(model.config(), 0, start + ids.len()) as u64,
             seconds: operations.iter().map(|operation| operation.seconds).sum(),
             operations: if options.operations { operations } else { Vec::<Operation>::new() },
             lens,
