@@ -295,6 +295,19 @@ impl<B: Backend> Qwen3<B> {
         Ok(output)
     }
 
+    /// The final norm and the head on some rows of the residual stream, `x: [rows, hidden]`: `[rows, vocab]`. Of what
+    /// comes out of the last block, these are the logits.
+    pub fn head(&self, x: &[f32]) -> Result<Vec<f32>, BackendError> {
+        let (b, c, rows) = (&self.backend, &self.config, x.len() / self.config.hidden_size);
+        let (mut stream, mut normed) = (b.buffer(x.len()), b.buffer(x.len()));
+        let mut logits = b.buffer(rows * c.vocab_size);
+        b.write(&mut stream, x);
+        b.rms_norm(&mut normed, &stream, &self.weights.norm, c.rms_norm_eps, rows);
+        let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed_tokens);
+        b.linear(&mut logits, &normed, head, rows);
+        b.read(&logits, rows * c.vocab_size)
+    }
+
     fn buffers(&self, tokens: usize) -> Buffers<B> {
         let (b, c) = (&self.backend, &self.config);
         let q_dim = c.num_attention_heads * c.head_dim;
