@@ -5,8 +5,8 @@ import { follow } from "./form.js";
 
 export const DEFAULT = { text: "Tom had a red ball. Lily had a blue", layer: 3, head: 0 };
 
-/** Whole rows of the chosen layer would do, but one trace serves every choice: changing it then asks nothing. */
-export const request = (text) => ({ command: "trace", text, rows: "all", values: 4096, top: 3 });
+/** One trace serves every choice of token, layer and head. 256 values are all of the story model's queries. */
+export const request = (text) => ({ command: "trace", text, rows: "all", values: 256, top: 3 });
 
 /** The operations of one layer, and `of(test)`: the rows of the first that passes. */
 function layerOf(trace, layer) {
@@ -97,7 +97,7 @@ export const data = (engine) => ({ trace: engine.ask(request(DEFAULT.text)), lay
 export async function mount(root, { ask, say }) {
     const state = { text: null, trace: null, position: undefined };
     const controls =
-        `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="200" required></label>` +
+        `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="120" required></label>` +
         `<label class="field">Token <select name="row"></select></label>` +
         `<label class="field">Layer <select name="layer"></select></label>` +
         `<label class="field">Head <select name="head"></select></label>`;

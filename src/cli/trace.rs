@@ -75,7 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let trace = trace::trace(&engine, &args.model.device.options(), &ids, &options)?;
     match args.json {
-        true => common::print_json(&serde_json::to_value(&trace)?)?,
+        true => common::print(serde_json::to_string(&trace)? + "\n")?,
         false => common::print(table(&trace, args.layer)?)?,
     }
     Ok(ExitCode::SUCCESS)

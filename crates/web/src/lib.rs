@@ -211,20 +211,20 @@ impl Live {
         Ok(())
     }
 
-    /// Answers one request, which is JSON.
-    pub fn answer(&mut self, request: &[u8]) -> Result<Value, LiveError> {
+    /// Answers one request; both are JSON.
+    pub fn answer(&mut self, request: &[u8]) -> Result<Vec<u8>, LiveError> {
         let request: Request = serde_json::from_slice(request)?;
         let model = self.model.as_mut().ok_or(LiveError::NoModel)?;
-        match request {
+        let answer = match request {
             Request::Model => {
                 let (engine, backend) = (&model.engine, model.engine.backend());
-                Ok(json!({
+                json!({
                     "name": engine.name(), "dtype": engine.weights_dtype(), "config": engine.config(),
                     "backend": backend.name, "device": backend.device, "threads": backend.threads,
                     "weight_bytes_per_token": engine.weight_bytes_per_token(),
                     "kv_bytes_per_token": model.session.kv_bytes_per_token(),
                     "sampling": SamplingRequest::recommended(engine),
-                }))
+                })
             }
             Request::Backend { name, simd } => {
                 let backend: BackendKind = name.parse().map_err(LiveError::Name)?;
@@ -232,18 +232,18 @@ impl Live {
                 let options = EngineOptions { backend, simd, ..EngineOptions::default() };
                 let source = model.source.clone();
                 self.model = Some(Model::load(source, options)?);
-                Ok(Value::Null)
+                Value::Null
             }
-            Request::Tokenize { text } => Ok(serde_json::to_value(model.engine.tokenizer()?.trace(&text))?),
+            Request::Tokenize { text } => serde_json::to_value(model.engine.tokenizer()?.trace(&text))?,
             Request::Logits { text } => {
                 let ids = model.encode(&text)?;
                 let logits = model.session.evaluate(&ids)?.to_vec();
-                Ok(json!({"ids": ids, "logits": logits}))
+                json!({"ids": ids, "logits": logits})
             }
             Request::Candidates { text, sampling, top, draws } => {
                 let ids = model.encode(&text)?;
                 let logits = model.session.evaluate(&ids)?.to_vec();
-                sampling::candidates(&logits, &sampling.params(&model.engine), top, draws, |id| model.text(id))
+                sampling::candidates(&logits, &sampling.params(&model.engine), top, draws, |id| model.text(id))?
             }
             Request::Start { text, sampling, max_tokens } => {
                 model.generation = None;
@@ -256,15 +256,18 @@ impl Live {
                 };
                 let go_on = &mut |_, _| ControlFlow::Continue(());
                 model.generation = Some(Generation::new(&mut model.session, &ids, options, go_on)?);
-                Ok(json!({"ids": ids}))
+                json!({"ids": ids})
             }
-            Request::Step { count } => model.step(count),
+            Request::Step { count } => model.step(count)?,
             Request::Trace { text, generate, operations, rows, values, top, kv } => {
                 let ids = model.encode(&text)?;
                 let (rows, kv_dtype): (Rows, KvDType) = (parse(rows)?, parse(kv)?);
                 let options = TraceOptions { kv_dtype, generate, operations, rows, values, top };
-                Ok(serde_json::to_value(trace(&model.engine, &model.options, &ids, &options)?)?)
+                let trace = trace(&model.engine, &model.options, &ids, &options)?;
+                // Not through `Value`, which would take several times the memory, and f32 in the digits of f64.
+                return Ok(serde_json::to_vec(&trace)?);
             }
-        }
+        };
+        Ok(serde_json::to_vec(&answer)?)
     }
 }

@@ -8,7 +8,7 @@ import * as ledger from "../ledger.js";
 import * as logits from "../logits.js";
 import * as story from "../story.js";
 import * as tracer from "../tracer.js";
-import { bare, engine } from "./engine.mjs";
+import { bare, engine } from "../node.mjs";
 
 const fs = await engine();
 

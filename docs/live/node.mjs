@@ -1,9 +1,9 @@
 // The engine under Node, from what tools/wasm built.
 
 import { readFile } from "node:fs/promises";
-import { Engine, gunzip } from "../engine.js";
+import { Engine, gunzip } from "./engine.js";
 
-const SITE = new URL("../../../target/site-live/", import.meta.url);
+const SITE = new URL("../../target/site-live/", import.meta.url);
 
 /** The engine without a model. */
 export async function bare() {
