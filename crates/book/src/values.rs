@@ -149,7 +149,7 @@ impl Node {
                     Selector::Where(key, text) => {
                         let is = |value: &Value| match value {
                             Value::String(other) => other == text,
-                            other => other.to_string() == text,
+                            other => *text == other.to_string(),
                         };
                         let mut fit = all.iter().filter(|element| element.get(key).is_some_and(is));
                         match (fit.next(), fit.next()) {
