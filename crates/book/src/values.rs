@@ -149,7 +149,10 @@ impl Node {
                     Selector::Where(key, text) => {
                         let is = |value: &Value| match value {
                             Value::String(other) => other == text,
-                            other => *text == other.to_string(),
+                            other => {
+                                let number = other.to_string();
+                                number == text
+                            }
                         };
                         let mut fit = all.iter().filter(|element| element.get(key).is_some_and(is));
                         match (fit.next(), fit.next()) {
