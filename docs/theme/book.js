@@ -30,7 +30,10 @@ for (const code of document.querySelectorAll("pre code")) {
     const button = document.getElementById("theme");
     const order = ["system", "light", "dark"];
     const name = button.querySelector("b");
-    const show = () => { name.textContent = document.documentElement.dataset.theme ?? "system"; };
+    const show = () => {
+        name.textContent = document.documentElement.dataset.theme ?? "system";
+        button.setAttribute("aria-label", `Theme: ${name.textContent}`);
+    };
     button.addEventListener("click", () => {
         const root = document.documentElement;
         const next = order[(order.indexOf(root.dataset.theme ?? "system") + 1) % order.length];

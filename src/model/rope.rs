@@ -22,10 +22,10 @@ impl Rope {
         let head_dim = config.head_dim as f64;
         // ANCHOR: frequencies
         let inv_freq = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / head_dim));
+        // ANCHOR_END: frequencies
         match config.rope_scaling {
             RopeScaling::None => Self { inv_freq: inv_freq.map(|f| f as f32).collect(), attention_factor: 1.0 },
-            // ANCHOR_END: frequencies
-            RopeScaling::Yarn {
+                RopeScaling::Yarn {
                 factor,
                 original_max_position_embeddings,
                 attention_factor,

@@ -2,7 +2,7 @@
 
 /// Turns a stream of token bytes into text, holding back an incomplete UTF-8 sequence until it is whole.
 ///
-/// A token is a string of bytes and may end in the middle of a character: `🚀` is three tokens. However the bytes are
+/// A token is a string of bytes and may end in the middle of a character: `🪐` is three tokens in Qwen3. However the bytes are
 /// split, the pieces returned by [`push`](Self::push) and [`finish`](Self::finish) join to what
 /// [`String::from_utf8_lossy`] makes of all the bytes at once, and each byte is shown as soon as it is certain.
 #[derive(Clone, Debug, Default)]
