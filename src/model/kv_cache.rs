@@ -76,12 +76,14 @@ pub struct KvLayout {
     pub dtype: KvDType,
 }
 
+// ANCHOR: bytes_per_token
 impl KvLayout {
     /// Bytes that one position takes over all layers, keys and values together.
     pub fn bytes_per_token(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim.div_ceil(TILE) * self.dtype.bytes_per_tile_row()
     }
 }
+// ANCHOR_END: bytes_per_token
 
 /// 32 positions by 32 values of a head.
 ///

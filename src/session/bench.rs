@@ -9,14 +9,15 @@
 
 use super::engine::{Engine, EngineOptions, Session, SessionOptions, WithBackend};
 use super::error::SessionError;
+use crate::backend::observed::Observed;
 use crate::backend::timed::{OperationTime, Timed};
 use crate::backend::{Backend, Counters, Operands, Peak};
+use crate::clock::Instant;
 use crate::model::expected;
 use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::{LogitsFor, Qwen3};
 use crate::weights::Config;
 use serde::Serialize;
-use std::time::Instant;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -411,7 +412,8 @@ impl WithBackend for TimeOn<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Self::Out, SessionError> {
         let Self { engine, options } = self;
-        let model = Qwen3::load(Timed::new(backend), engine.config().clone(), engine.checkpoint())?;
+        let model =
+            Qwen3::load(Observed::new(backend, Timed::default()), engine.config().clone(), engine.checkpoint())?;
         let chunk = SessionOptions::default().chunk;
         let mut phases = Vec::new();
         for (&kv, &depth) in options.kv.iter().flat_map(|kv| options.depths.iter().map(move |depth| (kv, depth))) {
@@ -419,14 +421,14 @@ impl WithBackend for TimeOn<'_> {
             let mut state = model.state(kv);
             let mut append = |from: usize, to: usize, step: usize, keep: bool| -> Result<_, SessionError> {
                 state.truncate(from);
-                model.backend().take_times();
+                model.backend().observer().take_times();
                 let started = Instant::now();
                 for first in (from..to).step_by(step) {
                     let last = first + step >= to;
                     let wanted = if keep && (last || step == 1) { LogitsFor::Last } else { LogitsFor::None };
                     model.append(&mut state, &tokens[first..to.min(first + step)], wanted, None)?;
                 }
-                Ok((started.elapsed().as_secs_f64(), model.backend().take_times()))
+                Ok((started.elapsed().as_secs_f64(), model.backend().observer().take_times()))
             };
             append(0, depth, chunk, false)?;
             for (phase, count, step) in [("prefill", options.prompt, chunk), ("decode", options.generate, 1)] {

@@ -31,7 +31,7 @@ pub struct EngineOptions {
 
 impl EngineOptions {
     /// A backend is made here and nowhere else: calls the method of `visitor` with it.
-    pub(super) fn with_backend<V: WithBackend>(&self, visitor: V) -> Result<V::Out, SessionError> {
+    pub(crate) fn with_backend<V: WithBackend>(&self, visitor: V) -> Result<V::Out, SessionError> {
         match self.backend.resolve() {
             BackendKind::Reference => visitor.run(Reference),
             #[cfg(any(target_os = "macos", feature = "metal-standin"))]
@@ -51,7 +51,7 @@ impl EngineOptions {
 }
 
 /// What is done with a backend whose type is chosen at run time.
-pub(super) trait WithBackend {
+pub(crate) trait WithBackend {
     /// What comes of it.
     type Out;
     /// Does it.
@@ -218,7 +218,7 @@ impl Engine {
     }
 
     /// The weights as they lie in their files.
-    pub(super) fn checkpoint(&self) -> &Checkpoint {
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
         &self.inner.checkpoint
     }
 
@@ -276,7 +276,7 @@ impl Engine {
     }
 
     /// Checks tokens from outside: there are some, the model knows them, and they fit into `context`.
-    pub(super) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
+    pub(crate) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
         if ids.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }
