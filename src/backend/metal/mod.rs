@@ -1,8 +1,8 @@
 //! The Metal backend: our own kernels (`metal/*.metal`), driven through the Objective-C runtime.
 //!
-//! Reading order: [`objc`] (messages to Metal), [`device`] (the GPU and its memory), [`library`] (from a source to a
-//! pipeline), [`stream`] (command buffers and barriers), [`weight`] and [`kv`] (what lies in GPU memory), and then this file
-//! with [`linear`] and [`attention`]: an encoder function for each operation.
+//! Reading order: [`objc`] (messages to Metal), `device` (the GPU and its memory), `library` (from a source to a
+//! pipeline), `stream` (command buffers and barriers), `weight` and `kv` (what lies in GPU memory), and then this file
+//! with `linear` and `attention`: an encoder function for each operation.
 //!
 //! Nothing is computed when an operation's method returns: it has been encoded. [`Backend::read`], [`Backend::finish`] and
 //! [`Backend::argmax`] run what was encoded and wait. An operation cannot say that it failed; the next of those three does.

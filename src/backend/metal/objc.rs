@@ -3,14 +3,14 @@
 //!
 //! Sending a message `[receiver selector: argument]` is a call of `objc_msgSend(receiver, selector, argument)`, made as if it
 //! had the method's own signature. A wrong signature compiles, links, and then reads the wrong register; so every message is
-//! declared once, in the table of [`messages!`], from which the calls and the list [`MESSAGES`] are made, and
+//! declared once, in the table of `messages!`, from which the calls and the list [`MESSAGES`] are made, and
 //! `tests/metal_messages.rs` compares that list with Apple's headers.
 //!
-//! **Ownership** is in the types. An [`Object`] holds one reference and releases it when dropped. A method whose name begins
+//! **Ownership** is in the types. An `Object` holds one reference and releases it when dropped. A method whose name begins
 //! with `new`, `alloc` or `init` hands its reference over (`New`); what any other method returns belongs to the innermost
-//! autorelease pool, and is retained before it is given out (`Autoreleased`), so no pointer outlives its [`pool`].
+//! autorelease pool, and is retained before it is given out (`Autoreleased`), so no pointer outlives its `pool`.
 //!
-//! **SAFETY of all `unsafe` here.** Receivers and object arguments come from [`Object`]s, which are alive; selectors, argument
+//! **SAFETY of all `unsafe` here.** Receivers and object arguments come from `Object`s, which are alive; selectors, argument
 //! and result types are those of the table. Messages that take plain pointers are private to this file, and the functions
 //! around them say what they rely on. On macOS the symbols are those of the system's libraries; elsewhere the crate
 //! `metal-standin` defines them.
