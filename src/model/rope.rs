@@ -25,7 +25,7 @@ impl Rope {
         // ANCHOR_END: frequencies
         match config.rope_scaling {
             RopeScaling::None => Self { inv_freq: inv_freq.map(|f| f as f32).collect(), attention_factor: 1.0 },
-                RopeScaling::Yarn {
+            RopeScaling::Yarn {
                 factor,
                 original_max_position_embeddings,
                 attention_factor,
