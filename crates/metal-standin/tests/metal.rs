@@ -6,8 +6,7 @@
 mod support;
 
 use support::{
-    Id, NIL, NO_ERROR, Range, Size, add, buffer, class, compile, device, library, pipeline, pool, read, send, text,
-    words,
+    Id, NIL, NO_ERROR, Range, add, buffer, class, compile, device, library, pipeline, pool, read, send, text, words,
 };
 
 fn queue(device: Id) -> Id {
