@@ -14,6 +14,8 @@ struct EmbedShape {
     uint row_bytes;
     // The first of the output's rows that these ids are for: ids come at most 1,024 at a time.
     uint first;
+    // Of the table. A pass that failed leaves any number in place of the id that the next one, begun before, looks up.
+    uint rows;
 };
 
 template <typename Format>
@@ -25,7 +27,7 @@ kernel void embed(
     uint2 at [[thread_position_in_grid]])
 {
     if (at.x < shape.columns) {
-        device const uchar *row = table + ulong(ids[at.y]) * shape.row_bytes;
+        device const uchar *row = table + ulong(min(ids[at.y], shape.rows - 1)) * shape.row_bytes;
         out[ulong(shape.first + at.y) * shape.columns + at.x] = Format::at(row, at.x);
     }
 }
@@ -40,7 +42,7 @@ kernel void embed_packed(
     uint2 at [[thread_position_in_grid]])
 {
     if (at.x < shape.columns) {
-        device const uchar *row = table + ulong(ids[at.y]) * shape.row_bytes;
+        device const uchar *row = table + ulong(min(ids[at.y], shape.rows - 1)) * shape.row_bytes;
         out[ulong(shape.first + at.y) * shape.columns + at.x] = element<Format>(row, at.x, shape.columns);
     }
 }

@@ -8,7 +8,7 @@ mod metal;
 
 use failed_star::backend::BackendKind;
 use failed_star::session::sampling::{Sampler, SamplingParams};
-use failed_star::session::{Engine, EngineOptions, GenerateOptions, Session, SessionOptions, StopReason};
+use failed_star::session::{Engine, EngineOptions, Event, GenerateOptions, Session, SessionOptions, StopReason};
 use failed_star::weights::ModelSource;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -63,7 +63,20 @@ fn running_ahead_gives_the_same_tokens_and_leaves_no_trace() {
     let found = stopped.evaluate(&other).unwrap().to_vec();
     assert_eq!(found, session_after(&engine, &prompt, &other));
 
-    // Broken off, and another token than the one that is under way.
+    // Cancelled at its third token.
+    let (mut cancelled, mut count) = (session(&engine), 0);
+    let done = cancelled.generate(&prompt, &GenerateOptions::default(), &mut |event| {
+        count += usize::from(matches!(event, Event::Token(_)));
+        if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let done = done.unwrap();
+    assert_eq!((&done.ids[..], done.stop_reason), (&expected[..3], StopReason::Interrupted));
+    assert_eq!(cancelled.tokens(), [&prompt[..], &expected[..2]].concat());
+    let other = [&prompt[..], &expected[..2], &[(expected[2] + 1) % 256]].concat();
+    let found = cancelled.evaluate(&other).unwrap().to_vec();
+    assert_eq!(found, session_after(&engine, &prompt, &other));
+
+    // Asked by hand, and then for another token than the one that is under way.
     let mut broken = session(&engine);
     let (best, _) = broken.evaluate_best_ahead(&so_far, true).unwrap();
     let other = [&so_far[..], &[(best + 1) % 256]].concat();

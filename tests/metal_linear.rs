@@ -168,7 +168,7 @@ fn planted_bugs_among_many_rows_are_found() {
     let mut expected = vec![0.0; features];
     Reference.linear(&mut expected, &values, &Reference.load(&weight).unwrap(), 1);
     for (right, wrong) in BUGS {
-        let (_directory, metal) = planted("linear_row_many.metal", right, wrong);
+        let (_directory, metal) = planted("linear_row_many.metal", right, wrong, false);
         let (weight, x) = (metal.load(&weight).unwrap(), input(&metal, &values));
         let found = run(&metal, &[features], |out| metal.linear(&mut out[0], &x, &weight, 1));
         let found = found.and_then(|found| agree(&expected, &found[0]));
@@ -396,7 +396,7 @@ fn planted_bugs_are_found() {
     ];
     let mut random = Random(7);
     for (file, right, wrong, rows, columns) in BUGS {
-        let (_directory, metal) = planted(file, right, wrong);
+        let (_directory, metal) = planted(file, right, wrong, false);
         let features = 13;
         let weight = random.tensor(DType::Q8_0, &[features, columns]);
         let values = random.values(rows * columns);

@@ -124,7 +124,8 @@ fn embedding_of_a_long_prompt() {
 #[test]
 fn rows() {
     let mut random = Random(2);
-    for n in SIZES {
+    // A threadgroup takes 1,024 columns at a time.
+    for n in SIZES.into_iter().chain([1023, 1025, 2050]) {
         for rows in [1, 2, 9] {
             let what = format!("{rows}x{n}");
             let tensor = random.tensor(DType::BF16, &[n]);
@@ -349,5 +350,6 @@ fn a_failure_is_an_error_and_not_the_end() {
     metal.add(&mut x, &buffer(&metal, &[3.0, 4.0]), 2);
     assert_eq!(metal.read(&x, 2).unwrap(), [4.0, 6.0]);
     let error = metal.admit(u64::MAX).expect_err("no device has so much memory").to_string();
-    assert!(error.contains("quantize"), "{error}");
+    // No format makes it small enough, so none is advised.
+    assert!(error.contains("--backend cpu") && !error.contains("quantize"), "{error}");
 }

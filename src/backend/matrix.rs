@@ -56,11 +56,13 @@ impl Matrix {
         self.tensor.dtype
     }
 
+    // ANCHOR: row
     /// The bytes of rows `rows`, as they are stored.
     pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
         let bytes = self.tensor.data.len() / self.rows;
         &self.tensor.data[rows.start * bytes..rows.end * bytes]
     }
+    // ANCHOR_END: row
 
     /// The elements of rows `rows`, in the dtype they are stored in, which is not a quantized one.
     pub fn elements(&self, rows: Range<usize>) -> Elements<'_> {

@@ -35,6 +35,7 @@ pub mod cpu;
 pub mod matrix;
 #[cfg(any(target_os = "macos", feature = "metal-standin"))]
 pub mod metal;
+pub mod observed;
 pub mod plain;
 pub mod reference;
 pub mod timed;
@@ -292,8 +293,7 @@ pub trait Backend: Send + Sync + 'static {
         weights: [&Self::Weight; 3],
         rows: usize,
     ) {
-        self.rms_norm(h, x, norm, eps, rows);
-        self.linear_qkv(out, h, weights, rows);
+        plain::norm_linear_qkv(self, out, h, x, norm, eps, weights, rows);
     }
 
     /// QK-norm, RoPE and [`store_kv`](Self::store_kv). `q` is needed afterwards, `k` and `v` are not.
@@ -324,10 +324,10 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// [`rms_norm`](Self::rms_norm) of `x`, for which `h` is scratch of the same shape, and
-    /// [`linear_swiglu`](Self::linear_swiglu) of it.
+    /// [`linear_swiglu`](Self::linear_swiglu) of it; `out` is its gate and up.
     fn norm_linear_swiglu(
         &self,
-        [gate, up]: [&mut Self::Buffer; 2],
+        out: [&mut Self::Buffer; 2],
         h: &mut Self::Buffer,
         x: &Self::Buffer,
         norm: &Self::Weight,
@@ -336,8 +336,7 @@ pub trait Backend: Send + Sync + 'static {
         rows: usize,
         intermediate: usize,
     ) {
-        self.rms_norm(h, x, norm, eps, rows);
-        self.linear_swiglu(gate, up, h, weights, rows, intermediate);
+        plain::norm_linear_swiglu(self, out, h, x, norm, eps, weights, rows, intermediate);
     }
 
     /// `x += y · Wᵀ`, with `scratch` as large as `x`: `[rows, features]`.

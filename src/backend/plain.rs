@@ -16,6 +16,37 @@ pub fn linear_qkv<B: Backend + ?Sized>(
     }
 }
 
+/// [`Backend::norm_linear_qkv`] as a norm and [`Backend::linear_qkv`].
+pub fn norm_linear_qkv<B: Backend + ?Sized>(
+    b: &B,
+    out: [&mut B::Buffer; 3],
+    h: &mut B::Buffer,
+    x: &B::Buffer,
+    norm: &B::Weight,
+    eps: f32,
+    weights: [&B::Weight; 3],
+    rows: usize,
+) {
+    b.rms_norm(h, x, norm, eps, rows);
+    b.linear_qkv(out, h, weights, rows);
+}
+
+/// [`Backend::norm_linear_swiglu`] as a norm and [`Backend::linear_swiglu`].
+pub fn norm_linear_swiglu<B: Backend + ?Sized>(
+    b: &B,
+    [gate, up]: [&mut B::Buffer; 2],
+    h: &mut B::Buffer,
+    x: &B::Buffer,
+    norm: &B::Weight,
+    eps: f32,
+    weights: [&B::Weight; 2],
+    rows: usize,
+    intermediate: usize,
+) {
+    b.rms_norm(h, x, norm, eps, rows);
+    b.linear_swiglu(gate, up, h, weights, rows, intermediate);
+}
+
 /// [`Backend::norm_rope_store`] as five steps.
 pub fn norm_rope_store<B: Backend + ?Sized>(
     b: &B,

@@ -167,13 +167,16 @@ fn forward<B: Backend>(
         None => Ok(()),
     };
 
+    // ANCHOR: embedding
     b.write(cos_sin, &rope.cos_sin(start, n)); //                          [n, head_dim]
     match input {
         Input::Tokens(ids) => b.embed(x, &weights.embed_tokens, ids), //   [n, hidden]
         Input::Ahead(token) => b.embed_ahead(x, &weights.embed_tokens, token),
     }
     look(Stage::Embedding, x, n * hidden)?;
+    // ANCHOR_END: embedding
 
+    // ANCHOR: block
     for (layer, w) in weights.layers.iter().enumerate() {
         let at = CachePosition { layer, start, tokens: n };
 
@@ -200,7 +203,9 @@ fn forward<B: Backend>(
         b.linear_add(x, h, gate, &w.down_proj, n, hidden); //              [n, hidden]
         look(Stage::Block(layer), x, n * hidden)?;
     }
+    // ANCHOR_END: block
 
+    // ANCHOR: head
     // Only the rows that are asked for go through the head: it is a quarter of a small model's arithmetic.
     let rows = match wanted {
         // What is in the cache is there, or the caller hears that it is not.
@@ -220,6 +225,7 @@ fn forward<B: Backend>(
     let logits = many.as_mut().unwrap_or(logits);
     b.linear(logits, h, head, rows); //                                    [rows, vocab]
     look(Stage::Logits, logits, rows * c.vocab_size)?;
+    // ANCHOR_END: head
     match wanted {
         LogitsFor::Best => b.argmax_ahead(logits, c.vocab_size).map(Output::Best),
         LogitsFor::Top(k) => b.top_k(logits, c.vocab_size, k).map(Output::Top),
@@ -294,7 +300,7 @@ impl<B: Backend> Qwen3<B> {
     }
 
     /// Appends `input` to the sequence and returns what `wanted` names. Its tokens are inside the vocabulary and
-    /// not none; the caller has checked.
+    /// not none; the caller has checked. After an error the sequence is empty.
     pub fn append(
         &self,
         state: &mut State<B>,
@@ -311,8 +317,8 @@ impl<B: Backend> Qwen3<B> {
         };
         let result = forward(self, buffers, &mut state.cache, state.len, input, wanted, probe);
         if result.is_err() {
-            // Perhaps there was no memory for them; the tokens before are in the cache and stay there.
-            state.buffers = None;
+            // What was in the cache may be lost: it may have grown, and its copy to new memory may be what failed.
+            (state.buffers, state.len) = (None, 0);
         }
         let output = result?;
         state.len += tokens;
@@ -326,6 +332,19 @@ impl<B: Backend> Qwen3<B> {
             Some(buffers) => self.backend.read(&buffers.logits, self.config.vocab_size),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// The final norm and the head on some rows of the residual stream, `x: [rows, hidden]`: `[rows, vocab]`. Of what
+    /// comes out of the last block, these are the logits.
+    pub fn head(&self, x: &[f32]) -> Result<Vec<f32>, BackendError> {
+        let (b, c, rows) = (&self.backend, &self.config, x.len() / self.config.hidden_size);
+        let (mut stream, mut normed) = (b.buffer(x.len()), b.buffer(x.len()));
+        let mut logits = b.buffer(rows * c.vocab_size);
+        b.write(&mut stream, x);
+        b.rms_norm(&mut normed, &stream, &self.weights.norm, c.rms_norm_eps, rows);
+        let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed_tokens);
+        b.linear(&mut logits, &normed, head, rows);
+        b.read(&logits, rows * c.vocab_size)
     }
 
     fn buffers(&self, tokens: usize) -> Buffers<B> {

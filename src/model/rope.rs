@@ -20,7 +20,9 @@ impl Rope {
     /// `factor`; in between, a linear ramp over the pair's index. `attention_factor` makes up for the flatter softmax.
     pub fn new(config: &Config) -> Self {
         let head_dim = config.head_dim as f64;
+        // ANCHOR: frequencies
         let inv_freq = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / head_dim));
+        // ANCHOR_END: frequencies
         match config.rope_scaling {
             RopeScaling::None => Self { inv_freq: inv_freq.map(|f| f as f32).collect(), attention_factor: 1.0 },
             RopeScaling::Yarn {
@@ -55,6 +57,7 @@ impl Rope {
         }
     }
 
+    // ANCHOR: cos_sin
     /// Cosines and sines of `tokens` positions from `start` on: `[tokens, head_dim]`, each row `head_dim / 2` cosines and
     /// then as many sines.
     ///
@@ -69,4 +72,5 @@ impl Rope {
         }
         out
     }
+    // ANCHOR_END: cos_sin
 }

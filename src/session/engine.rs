@@ -31,7 +31,7 @@ pub struct EngineOptions {
 
 impl EngineOptions {
     /// A backend is made here and nowhere else: calls the method of `visitor` with it.
-    pub(super) fn with_backend<V: WithBackend>(&self, visitor: V) -> Result<V::Out, SessionError> {
+    pub(crate) fn with_backend<V: WithBackend>(&self, visitor: V) -> Result<V::Out, SessionError> {
         match self.backend.resolve() {
             BackendKind::Reference => visitor.run(Reference),
             #[cfg(any(target_os = "macos", feature = "metal-standin"))]
@@ -51,7 +51,7 @@ impl EngineOptions {
 }
 
 /// What is done with a backend whose type is chosen at run time.
-pub(super) trait WithBackend {
+pub(crate) trait WithBackend {
     /// What comes of it.
     type Out;
     /// Does it.
@@ -218,7 +218,7 @@ impl Engine {
     }
 
     /// The weights as they lie in their files.
-    pub(super) fn checkpoint(&self) -> &Checkpoint {
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
         &self.inner.checkpoint
     }
 
@@ -277,7 +277,7 @@ impl Engine {
     }
 
     /// Checks tokens from outside: there are some, the model knows them, and they fit into `context`.
-    pub(super) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
+    pub(crate) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
         if ids.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }
@@ -413,18 +413,17 @@ impl Session {
         };
         // Where the answer is known already, no time is gained.
         let go_on = go_on && self.tokens.len() < self.context() && matches!(best, Ahead::Number(_));
-        let next = match go_on {
-            true => Some(self.timeline.append(Input::Ahead(&best), LogitsFor::Best, None)),
-            false => None,
-        };
-        let (id, logit) = self.timeline.settle(best).inspect_err(|_| self.timeline.truncate(self.tokens.len()))?;
-        match next {
-            Some(Ok(Output::Best(best))) => self.ahead = Some(RunsAhead { token: id, best }),
-            // It is tried again, and fails again, when its token is asked for.
-            Some(_) => self.timeline.truncate(self.tokens.len()),
-            None => {}
+        let next = go_on.then(|| self.append(Input::Ahead(&best), LogitsFor::Best));
+        let found = self.settle(best);
+        if let Some(Ok(Output::Best(best))) = next {
+            match found {
+                Ok((token, _)) => self.ahead = Some(RunsAhead { token, best }),
+                // What ran after a pass that failed means nothing, whatever became of it.
+                Err(_) => drop(self.settle(best)),
+            }
         }
-        Ok((id, logit))
+        // If the pass ahead could not be begun, it is tried again, from the first token on, when its token is asked for.
+        Ok(found?)
     }
 
     /// [`evaluate`](Self::evaluate), but returns only the `k` tokens with the largest logits, and those, the largest first; of
@@ -450,8 +449,8 @@ impl Session {
     /// Forgets the pass that runs ahead, once it is over.
     pub fn stop_running_ahead(&mut self) {
         if let Some(RunsAhead { best, .. }) = self.ahead.take() {
-            // Nobody asked for its result; if the device failed, the next pass says so.
-            let _ = self.timeline.settle(best);
+            // Nobody asked for its answer, so nobody has to hear that it failed: what it has lost is computed again.
+            let _ = self.settle(best);
             self.timeline.truncate(self.tokens.len());
         }
     }
@@ -479,7 +478,7 @@ impl Session {
             let chunk = &tokens[done..tokens.len().min(done + self.options.chunk)];
             let last = done + chunk.len() == tokens.len();
             let wanted = if last { last_wanted } else { LogitsFor::None };
-            output = self.timeline.append(Input::Tokens(chunk), wanted, None)?;
+            output = self.append(Input::Tokens(chunk), wanted)?;
             self.tokens.extend_from_slice(chunk);
             done += chunk.len();
         }
@@ -487,6 +486,20 @@ impl Session {
             self.logits = std::mem::take(logits);
         }
         Ok(output)
+    }
+
+    /// Computes some tokens more, or one whose name is not known yet. After an error there are none, and the next call computes
+    /// all that it needs.
+    fn append(&mut self, input: Input<'_>, wanted: LogitsFor) -> Result<Output, BackendError> {
+        self.timeline.append(input, wanted, None).inspect_err(|_| self.tokens.clear())
+    }
+
+    /// Waits for a pass. One that failed may have lost what was in the cache.
+    fn settle(&mut self, best: Ahead) -> Result<(u32, f32), BackendError> {
+        self.timeline.settle(best).inspect_err(|_| {
+            self.tokens.clear();
+            self.timeline.truncate(0);
+        })
     }
 
     /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.
@@ -507,7 +520,7 @@ impl Session {
                 true => (first.min(tokens.len()).min(done + self.options.chunk), LogitsFor::None),
                 false => (tokens.len(), LogitsFor::All),
             };
-            rows = self.timeline.append(Input::Tokens(&tokens[done..end]), wanted, None)?.logits();
+            rows = self.append(Input::Tokens(&tokens[done..end]), wanted)?.logits();
             self.tokens.extend_from_slice(&tokens[done..end]);
             done = end;
         }
@@ -527,6 +540,13 @@ impl Session {
     /// Forgets everything.
     pub fn reset(&mut self) {
         self.rewind(0);
+    }
+}
+
+impl Drop for Session {
+    /// The backend keeps every promise until somebody has asked for it.
+    fn drop(&mut self) {
+        self.stop_running_ahead();
     }
 }
 

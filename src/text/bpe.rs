@@ -134,6 +134,7 @@ impl Bpe {
         ids.extend_from_slice(symbols);
     }
 
+    // ANCHOR: merge_plain
     /// The rule as it is written: look for the lowest rank, merge it, close the gap. `merges[i]` is what
     /// `symbols[i]` and `symbols[i + 1]` can become.
     fn merge_plain(&self, symbols: &mut Vec<u32>, merges: &mut Vec<Merge>) {
@@ -151,6 +152,7 @@ impl Bpe {
             }
         }
     }
+    // ANCHOR_END: merge_plain
 
     /// The same rule in `n log n` steps: places wait in lists by rank instead of being searched for, and removed symbols
     /// are skipped by links instead of moving all that follow. Without it, a megabyte of one letter would take hours.

@@ -1,8 +1,8 @@
 //! The Metal backend: our own kernels (`metal/*.metal`), driven through the Objective-C runtime.
 //!
-//! Reading order: [`objc`] (messages to Metal), [`device`] (the GPU and its memory), [`library`] (from a source to a
-//! pipeline), [`stream`] (command buffers and barriers), [`weight`] and [`kv`] (what lies in GPU memory), and then this file
-//! with [`linear`] and [`attention`]: an encoder function for each operation.
+//! Reading order: [`objc`] (messages to Metal), `device` (the GPU and its memory), `library` (from a source to a
+//! pipeline), `stream` (command buffers and barriers), `weight` and `kv` (what lies in GPU memory), and then this file
+//! with `linear` and `attention`: an encoder function for each operation.
 //!
 //! Nothing is computed when an operation's method returns: it has been encoded. [`Backend::read`], [`Backend::finish`],
 //! [`Backend::argmax`] and [`Backend::top_k`] run what was encoded and wait; [`Backend::argmax_ahead`] runs it and does not
@@ -24,7 +24,7 @@ pub use kv::MetalKvCache;
 pub use weight::MetalWeight;
 
 use super::{Ahead, Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
-use crate::model::kv_cache::{KvDType, KvLayout, TILE};
+use crate::model::kv_cache::{KvDType, KvLayout, TILE, grown_capacity};
 use crate::weights::Tensor;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use device::Device;
@@ -158,7 +158,8 @@ impl Metal {
 
     /// Rows of a table, to the output's rows from `first` on.
     fn embed_rows(&self, out: &Memory, table: &MetalWeight, ids: Arg<'_>, first: u32, count: usize) {
-        let shape = EmbedShape { columns: table.columns as u32, row_bytes: table.row_bytes() as u32, first };
+        let [columns, row_bytes, rows] = [table.columns, table.row_bytes(), table.rows].map(|n| n as u32);
+        let shape = EmbedShape { columns, row_bytes, first, rows };
         let kernel = match table.is_sorted() {
             true => linear::by_dtype!("embed.metal", "embed_packed", table.dtype),
             false => linear::by_dtype!("embed.metal", "embed", table.dtype),
@@ -195,6 +196,11 @@ static RMS_NORM: Operation = Operation::new("rms_norm.metal", "rms_norm");
 static ROPE: Operation = Operation::new("rope.metal", "rope");
 static SWIGLU: Operation = Operation::new("swiglu.metal", "swiglu");
 
+/// Bytes as a person reads them.
+fn size(bytes: f64) -> String {
+    if bytes < 1e8 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.2} GB", bytes / 1e9) }
+}
+
 fn error(message: String) -> BackendError {
     BackendError { backend: "metal", message }
 }
@@ -230,6 +236,7 @@ struct EmbedShape {
     columns: u32,
     row_bytes: u32,
     first: u32,
+    rows: u32,
 }
 
 #[repr(C)]
@@ -296,15 +303,17 @@ impl Backend for Metal {
         if most == 0 || bytes <= most {
             return Ok(());
         }
-        let gb = |bytes: u64| bytes as f64 / 1e9;
+        // What weights of 16 bits would be in fewer; formats that are still too large help nobody.
+        let formats = [("q8_0", 8.5), ("q4_k_m", 4.9)].map(|(name, bits)| (name, bytes as f64 * bits / 16.0));
+        let smaller = formats.iter().filter(|(_, bytes)| *bytes <= most as f64);
+        let smaller = smaller
+            .map(|(name, bytes)| format!("`fs quantize --type {name}` makes {} of 16-bit weights, ", size(*bytes)));
         Err(error(format!(
-            "the weights take {:.2} GB, and {} wants at most {:.2} GB in use; quantize the model to fewer bits (`fs quantize \
-             --type q8_0` makes {:.2} GB of 16-bit weights, q4_k_m about {:.2} GB), or run with --backend cpu",
-            gb(bytes),
+            "the weights take {}, and {} wants at most {} in use; {}run with --backend cpu",
+            size(bytes as f64),
             self.device.report().name,
-            gb(most),
-            gb(bytes) * 8.5 / 16.0,
-            gb(bytes) * 4.9 / 16.0,
+            size(most as f64),
+            smaller.map(|format| format + "or ").collect::<String>(),
         )))
     }
 
@@ -392,7 +401,7 @@ impl Backend for Metal {
         if positions <= cache.capacity {
             return;
         }
-        let (old, new) = (cache.capacity, positions.max(2 * cache.capacity).next_multiple_of(LEAST_CAPACITY));
+        let (old, new) = (cache.capacity, grown_capacity(cache.capacity, positions).next_multiple_of(LEAST_CAPACITY));
         let memory = || self.device.private(cache.bytes(new));
         let layers = (0..cache.layout.layers).map(|_| Ok([memory()?, memory()?])).collect::<Result<Vec<_>, String>>();
         let Some(layers) = self.noted(layers) else { return };
@@ -491,15 +500,14 @@ impl Backend for Metal {
         rows: usize,
     ) {
         if !linear::norms_input(self, &weights, rows) {
-            self.rms_norm(h, x, norm, eps, rows);
-            return self.linear_qkv(out, h, weights, rows);
+            return plain::norm_linear_qkv(self, out, h, x, norm, eps, weights, rows);
         }
         linear::fused_qkv(self, out, x, Some((norm, eps)), weights);
     }
 
     fn norm_linear_swiglu(
         &self,
-        [gate, up]: [&mut MetalBuffer; 2],
+        out: [&mut MetalBuffer; 2],
         h: &mut MetalBuffer,
         x: &MetalBuffer,
         norm: &MetalWeight,
@@ -509,10 +517,9 @@ impl Backend for Metal {
         intermediate: usize,
     ) {
         if !linear::norms_input(self, &weights, rows) {
-            self.rms_norm(h, x, norm, eps, rows);
-            return self.linear_swiglu(gate, up, h, weights, rows, intermediate);
+            return plain::norm_linear_swiglu(self, out, h, x, norm, eps, weights, rows, intermediate);
         }
-        linear::fused_swiglu(self, gate, x, Some((norm, eps)), weights, intermediate);
+        linear::fused_swiglu(self, out[0], x, Some((norm, eps)), weights, intermediate);
     }
 
     fn add_bias(&self, x: &mut MetalBuffer, bias: &MetalWeight, rows: usize) {

@@ -11,6 +11,7 @@
 
 use super::{Element, Kernel, Vector};
 use crate::backend::cpu::threads::Block;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// `out[r][o] = x[r] · weights[o]` for one block of outputs.
@@ -246,31 +247,45 @@ impl<E: Element> Kernel for LinearPanels<'_, '_, E> {
         let (per_word, width) = (if bf16 { 2 } else { 1 }, panel_tile(V::LANES).1 * V::LANES);
         let panel_words = WORDS_AT_A_TIME * width;
         let panels = outputs.div_ceil(width);
-        let mut scratch = vec![0.0f32; panels * panel_words];
+        let mut scratch = SCRATCH.take();
+        if scratch.len() < panels * panel_words {
+            scratch.resize(panels * panel_words, 0.0);
+        }
         let mut word = 0;
         while word < x.words {
             let words = word..x.words.min(word + WORDS_AT_A_TIME);
             let some = word * per_word..columns.min(words.end * per_word);
+            let scratch = &mut scratch[..panels * panel_words];
             for (rows, panel) in weights.chunks(width * columns).zip(scratch.chunks_exact_mut(panel_words)) {
                 unsafe { transpose_rows::<V, E>(rows, columns, some.clone(), bf16, width, panel) };
             }
             unsafe {
                 match (V::LANES, bf16) {
-                    (16, true) => panel_tiles::<V, 2, { panel_tile(16).0 }, true>(&scratch, x, out, words),
-                    (16, false) => panel_tiles::<V, 2, { panel_tile(16).0 }, false>(&scratch, x, out, words),
-                    (8, _) => panel_tiles::<V, 2, { panel_tile(8).0 }, false>(&scratch, x, out, words),
-                    (_, true) => panel_tiles::<V, 4, { panel_tile(4).0 }, true>(&scratch, x, out, words),
-                    _ => panel_tiles::<V, 4, { panel_tile(4).0 }, false>(&scratch, x, out, words),
+                    (16, true) => panel_tiles::<V, 2, { panel_tile(16).0 }, true>(scratch, x, out, words),
+                    (16, false) => panel_tiles::<V, 2, { panel_tile(16).0 }, false>(scratch, x, out, words),
+                    (8, _) => panel_tiles::<V, 2, { panel_tile(8).0 }, false>(scratch, x, out, words),
+                    (_, true) => panel_tiles::<V, 4, { panel_tile(4).0 }, true>(scratch, x, out, words),
+                    _ => panel_tiles::<V, 4, { panel_tile(4).0 }, false>(scratch, x, out, words),
                 }
             }
             word += WORDS_AT_A_TIME;
         }
+        SCRATCH.set(scratch);
     }
+}
+
+thread_local! {
+    /// Panels of [`LinearPanels`]: making them anew for each block would clear them for nothing.
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Words of a row that all input rows pass over before the next ones: a tile of 12 input rows is 24 KiB then and stays in the
 /// L1 cache for all panels of a block, of which four take 256 KiB of the L2 cache. A multiple of every vector's lanes.
 const WORDS_AT_A_TIME: usize = 512;
+
+/// How many words ahead of their multiplications a panel and a tile of the input are fetched from the L2 into the L1 cache. The
+/// processor alone does it too late: without this, waiting for the two vectors of weights was 45 % of the time.
+const WORDS_AHEAD: usize = 16;
 
 /// `panel[word][row] = rows[row][word]` for columns `range`, widened to f32, or as bf16 pairs; rows that are not there are left
 /// as they are.
@@ -365,6 +380,10 @@ unsafe fn panel_tiles<V: Vector, const R: usize, const T: usize, const BF16: boo
                 let mut weights = panel.as_ptr();
                 let mut inputs = x.values.as_ptr().add(row / T * T * x.words + words.start * T);
                 for _ in words.start..words.end {
+                    for r in 0..R {
+                        V::prefetch(weights.wrapping_add((WORDS_AHEAD * R + r) * V::LANES).cast());
+                    }
+                    V::prefetch(inputs.wrapping_add(WORDS_AHEAD * T).cast());
                     if BF16 {
                         let mut words = [V::splat_word(0); R];
                         for r in 0..R {
