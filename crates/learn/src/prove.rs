@@ -1,0 +1,165 @@
+//! Proves the exercises: the engine without the answers compiles, its named tests fail; with the right answers they pass; and
+//! with each known-wrong answer they fail, in the words that `check` knows it by.
+//!
+//! Building a copy for every wrong answer would take an hour. So one copy holds all answers of all exercises, right and wrong,
+//! and an environment variable says which one runs. Metal's kernels are compiled when they are used: each answer is a
+//! directory of sources.
+
+use crate::catalogue::{Catalogue, Exercise};
+use crate::explain::message;
+use crate::markers::indented;
+use crate::run::{self, Outcome};
+use crate::workbook;
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+
+/// Says which answer of which exercise runs: `m2.rms_norm=1`.
+const VARIABLE: &str = "FS_EXERCISE";
+
+/// An answer to try.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// The engine's.
+    Right,
+    /// None at all.
+    Empty,
+    /// A known-wrong one, by its place.
+    Wrong(usize),
+}
+
+impl Answer {
+    fn number(self) -> usize {
+        match self {
+            Answer::Right => usize::MAX,
+            Answer::Empty => 0,
+            Answer::Wrong(i) => i + 1,
+        }
+    }
+}
+
+/// Proves the exercises with these ids, or all; prints a line for each and returns whether all hold.
+pub fn prove(catalogue: &Catalogue, only: &[String]) -> Result<bool> {
+    let all: Vec<&Exercise> = catalogue.exercises.iter().collect();
+    let chosen = match only {
+        [] => all.clone(),
+        ids => ids.iter().map(|id| catalogue.get(id)).collect::<Result<_, _>>()?,
+    };
+    let without = run::target_directory(catalogue).join("without-answers");
+    workbook::copy(catalogue, &without, &all, workbook::empty)?;
+    println!("the engine without any answer compiles");
+    if !run::compiles(catalogue, &without)? {
+        bail!("{} does not compile", without.display());
+    }
+    let directory = run::target_directory(catalogue).join("all-answers");
+    let rust: Vec<&Exercise> = all.iter().copied().filter(|exercise| !exercise.is_metal()).collect();
+    let files: Vec<&Exercise> = chosen.iter().copied().filter(|exercise| exercise.is_metal()).collect();
+    let copied: Vec<&Exercise> = rust.iter().chain(&files).copied().collect();
+    workbook::copy(catalogue, &directory, &copied, |exercise| match exercise.is_metal() {
+        true => exercise.region.body.clone(),
+        false => all_answers(exercise),
+    })?;
+
+    let mut programs: Vec<((String, bool), PathBuf)> = Vec::new();
+    let mut hold = 0;
+    for exercise in &chosen {
+        let kind = (exercise.entry.target.clone(), exercise.is_metal());
+        if !programs.iter().any(|(built, _)| *built == kind) {
+            let program = run::build(catalogue, &directory, &kind.0, kind.1)?;
+            programs.push((kind.clone(), program.context("a wrong answer does not compile; all must")?));
+        }
+        let program = &programs.iter().find(|(built, _)| *built == kind).context("built above")?.1;
+        let problems = problems(catalogue, exercise, program, &directory)?;
+        let verdict = if problems.is_empty() { "holds" } else { "DOES NOT HOLD" };
+        println!(
+            "{:22} {verdict}: {} tests, {} wrong answers",
+            exercise.entry.id,
+            exercise.entry.tests.len(),
+            exercise.entry.mutants.len()
+        );
+        problems.iter().for_each(|problem| println!("    {}", problem.replace('\n', "\n    ")));
+        hold += usize::from(problems.is_empty());
+    }
+    println!("{hold} of {} exercises hold", chosen.len());
+    Ok(hold == chosen.len())
+}
+
+/// All answers of an exercise, of which one runs.
+fn all_answers(exercise: &Exercise) -> String {
+    let Exercise { entry, region } = exercise;
+    let id = &entry.id;
+    let mut arms = format!("Ok(\"{id}=0\") => {{\n    {}}}\n", workbook::empty(exercise));
+    for (i, mutant) in entry.mutants.iter().enumerate() {
+        let body = mutant.of(region).unwrap_or_default();
+        arms += &format!("Ok(\"{id}={}\") => {{\n{}}}\n", i + 1, indented(&body, "    "));
+    }
+    arms += &format!("_ => {{\n{}}}\n", indented(&region.body, "    "));
+    let all = format!("match std::env::var(\"{VARIABLE}\").as_deref() {{\n{}}}\n", indented(&arms, "    "));
+    indented(&all, &region.indent)
+}
+
+/// What does not hold of an exercise.
+fn problems(catalogue: &Catalogue, exercise: &Exercise, program: &Path, directory: &Path) -> Result<Vec<String>> {
+    let entry = &exercise.entry;
+    let mut problems = Vec::new();
+    let sources = |answer| kernels(catalogue, exercise, answer);
+    let choice = |answer: Answer| format!("{}={}", entry.id, answer.number());
+
+    let (right, empty) = (choice(Answer::Right), choice(Answer::Empty));
+    let (right_sources, empty_sources) = (sources(Answer::Right)?, sources(Answer::Empty)?);
+    for test in &entry.tests {
+        let outcome = run::test(program, directory, test, &environment(&right, &right_sources))?;
+        if outcome != Outcome::Passed {
+            problems.push(format!("the right answer fails {test}: {outcome:?}"));
+        }
+        match run::test(program, directory, test, &environment(&empty, &empty_sources))? {
+            Outcome::Failed(said) if exercise.is_metal() || said.contains("not yet implemented") => {}
+            outcome => problems.push(format!("without an answer, {test} does not fail as it should: {outcome:?}")),
+        }
+    }
+    let mut said = Vec::new();
+    for (i, mutant) in entry.mutants.iter().enumerate() {
+        let answer = Answer::Wrong(i);
+        let (choice, sources) = (choice(answer), sources(answer)?);
+        let failure = run::first_failure(exercise, program, directory, &environment(&choice, &sources))?;
+        said.push(match failure {
+            None => {
+                problems.push(format!("wrong answer {} passes: {}", i + 1, mutant.teaches.trim()));
+                String::new()
+            }
+            Some((_, Outcome::Failed(output))) => message(&output),
+            Some((test, _)) => format!("{test} does not end"),
+        });
+    }
+    for (i, (mutant, message)) in entry.mutants.iter().zip(&said).enumerate() {
+        if message.is_empty() {
+            continue;
+        }
+        let (number, shows) = (i + 1, &mutant.shows);
+        if shows.is_empty() || !message.contains(shows.as_str()) {
+            problems.push(format!("wrong answer {number} should show {shows:?}, but says:\n{message}"));
+        } else if let Some(other) = said[..i].iter().position(|said| said.contains(shows.as_str())) {
+            problems.push(format!("wrong answers {} and {number} both show {shows:?}", other + 1));
+        }
+    }
+    Ok(problems)
+}
+
+/// A directory of kernels with this answer; `None` for an exercise in Rust.
+fn kernels(catalogue: &Catalogue, exercise: &Exercise, answer: Answer) -> Result<Option<String>> {
+    if !exercise.is_metal() {
+        return Ok(None);
+    }
+    let body = match answer {
+        Answer::Right => exercise.region.body.clone(),
+        Answer::Empty => workbook::empty(exercise),
+        Answer::Wrong(i) => exercise.entry.mutants[i].of(&exercise.region).map_err(anyhow::Error::msg)?,
+    };
+    let directory = run::target_directory(catalogue).join(format!("kernels/{}", answer.number()));
+    workbook::copy_kernels(catalogue, &directory, exercise, &body)?;
+    Ok(Some(directory.to_string_lossy().into_owned()))
+}
+
+fn environment<'a>(choice: &'a str, kernels: &'a Option<String>) -> Vec<(&'a str, &'a str)> {
+    let kernels = kernels.as_deref().map(|directory| ("FS_METAL_SOURCE_DIR", directory));
+    [(VARIABLE, choice)].into_iter().chain(kernels).collect()
+}
