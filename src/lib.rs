@@ -12,6 +12,8 @@
 //! The command line (`src/cli`) sees [`session::Engine`] and [`session::Session`] only, and computes with no tensor.
 
 pub mod backend;
+#[cfg(test)]
+mod expect;
 pub mod model;
 pub mod session;
 pub mod text;

@@ -61,6 +61,7 @@ impl Rope {
     /// Angles are products in f32, as in the official implementation: at position 40,000 an f64 product would differ
     /// from it by 0.002 radians, and the model has learned with f32 ones.
     pub fn cos_sin(&self, start: usize, tokens: usize) -> Vec<f32> {
+        // EXERCISE: m4.positions
         let mut out = Vec::with_capacity(tokens * self.inv_freq.len() * 2);
         for position in start..start + tokens {
             let angles = self.inv_freq.iter().map(|f| position as f32 * f);
@@ -68,5 +69,31 @@ impl Rope {
             out.extend(angles.map(|angle| angle.sin() * self.attention_factor));
         }
         out
+        // EXERCISE_END
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    #[test]
+    fn angles_by_hand() {
+        let rope = Rope { inv_freq: vec![1.0, 0.1], attention_factor: 1.0 };
+        // Position 0 does not turn; at position 3 the pairs have turned by 3 and by 0.3.
+        expect::close("angles of position 0", &rope.cos_sin(0, 1), &[1.0, 1.0, 0.0, 0.0], 0.0);
+        let three = [-0.989992, 0.955336, 0.141120, 0.295520];
+        expect::close("angles of position 3", &rope.cos_sin(3, 1), &three, 1e-5);
+        let stretched = Rope { attention_factor: 2.0, ..rope };
+        expect::close("angles with an attention factor of 2", &stretched.cos_sin(3, 1), &three.map(|v| 2.0 * v), 1e-5);
+    }
+
+    /// A prompt in chunks has the positions of the whole.
+    #[test]
+    fn a_chunk_goes_on_where_the_last_one_ended() {
+        let rope = Rope { inv_freq: vec![1.0, 0.1], attention_factor: 1.0 };
+        let chunks = [rope.cos_sin(0, 3), rope.cos_sin(3, 2)].concat();
+        expect::close("angles of 3 and 2 tokens, against 5 at once", &chunks, &rope.cos_sin(0, 5), 0.0);
     }
 }

@@ -392,6 +392,7 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<(u32, f32)>, SessionError> {
         self.engine.check(tokens, self.context())?;
+        // EXERCISE: m4.reuse
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let mut best = None;
         // The logits of the last token are wanted, so at least that one is computed again.
@@ -414,6 +415,7 @@ impl Session {
             done += chunk.len();
         }
         Ok(best)
+        // EXERCISE_END
     }
 
     /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.

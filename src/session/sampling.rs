@@ -324,17 +324,14 @@ impl Sampler {
         // Dividing by a temperature keeps the order of the logits, so top-k may look at them undivided.
         let (max, temperature) = (max as f64, self.params.temperature as f64);
         let floor = kth_largest(logits, self.params.top_k, &mut self.largest);
-        // Weights relative to the largest logit cannot overflow, however small the temperature.
-        let weight = |logit: f32| libm::exp((logit as f64 - max) / temperature);
         self.candidates.clear();
-        let keep = |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit) });
+        let keep = |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit, max, temperature) });
         at_least(logits, floor.max(f32::MIN), keep); // from f32::MIN: all but -infinity
         if self.params.top_p < 1.0 {
             keep_top_p(&mut self.candidates, self.params.top_p as f64);
         }
         if self.params.min_p > 0.0 {
-            let least = self.params.min_p as f64;
-            self.candidates.retain(|c| c.weight >= least);
+            keep_min_p(&mut self.candidates, self.params.min_p as f64);
         }
         Ok(())
     }
@@ -352,6 +349,14 @@ impl Sampler {
         }
         chosen
     }
+}
+
+/// A token's probability up to a common factor, [`Candidate::weight`]; `max` is the largest logit, `temperature` above 0.
+fn weight(logit: f32, max: f64, temperature: f64) -> f64 {
+    // EXERCISE: m3.temperature
+    // Relative to the largest logit nothing overflows, however small the temperature.
+    libm::exp((logit as f64 - max) / temperature)
+    // EXERCISE_END
 }
 
 /// The token with the largest logit, the lowest id if several have it, and that logit.
@@ -407,6 +412,7 @@ fn at_least(logits: &[f32], floor: f32, mut found: impl FnMut(u32, f32)) {
 
 /// The k-th largest value, by one pass that keeps a buffer of a few times k; -infinity if `k` is 0 or there are fewer.
 fn kth_largest(values: &[f32], k: usize, buffer: &mut Vec<f32>) -> f32 {
+    // EXERCISE: m3.top_k
     buffer.clear();
     if k == 0 || k >= values.len() {
         return f32::NEG_INFINITY;
@@ -429,6 +435,7 @@ fn kth_largest(values: &[f32], k: usize, buffer: &mut Vec<f32>) -> f32 {
         return f32::NEG_INFINITY;
     }
     *buffer.select_nth_unstable_by(k - 1, descending).1
+    // EXERCISE_END
 }
 
 /// Keeps the fewest candidates, by [`Candidate::rank`], whose weights reach `p` of the total; at least one. They stay in
@@ -437,6 +444,7 @@ fn kth_largest(values: &[f32], k: usize, buffer: &mut Vec<f32>) -> f32 {
 /// Sorting a whole vocabulary is slow, and only those near the border must be ranked: one pass adds up the weights in
 /// buckets, by powers of two in eighths, and only the bucket in which the sum reaches `p` is sorted.
 fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
+    // EXERCISE: m3.top_p
     const BUCKETS: usize = 1024;
     // A positive f64's bits, as an integer, grow with it: the exponent, and the first 3 bits of the fraction.
     let bucket =
@@ -462,6 +470,15 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
     });
     let last = *last.unwrap_or(&near[near.len() - 1]);
     candidates.retain(|c| c.rank(&last).is_le());
+    // EXERCISE_END
+}
+
+/// Keeps the candidates that are at least `min_p` times as likely as the most likely one.
+fn keep_min_p(candidates: &mut Vec<Candidate>, min_p: f64) {
+    // EXERCISE: m3.min_p
+    // The most likely one has weight 1.
+    candidates.retain(|c| c.weight >= min_p);
+    // EXERCISE_END
 }
 
 /// The sum of the weights, in the order of ids.
@@ -497,6 +514,62 @@ impl Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expect;
+
+    #[test]
+    fn temperature_by_hand() {
+        let weights = |temperature| [3.0f32, 2.0, 1.0].map(|logit| weight(logit, 3.0, temperature) as f32);
+        // One below the largest: e^-1, at half the temperature e^-2, at twice the temperature e^-0.5.
+        expect::close("weights at temperature 1", &weights(1.0), &[1.0, 0.367879, 0.135335], 1e-6);
+        expect::close("weights at temperature 0.5", &weights(0.5), &[1.0, 0.135335, 0.018316], 1e-6);
+        expect::close("weights at temperature 2", &weights(2.0), &[1.0, 0.606531, 0.367879], 1e-6);
+        // Almost greedy: nothing is infinite, and the largest keeps weight 1.
+        expect::close("weights at temperature 0.0001", &weights(1e-4), &[1.0, 0.0, 0.0], 0.0);
+    }
+
+    #[test]
+    fn the_kth_largest_by_hand() {
+        let kth = |k| kth_largest(&[1.0, 3.0, 2.0, 3.0], k, &mut Vec::new());
+        let found: Vec<f32> = (0..=5).map(kth).collect();
+        // Equal values count each; 0 is off, and there is no fourth one to leave out.
+        let off = f32::NEG_INFINITY;
+        expect::close("k-th largest of [1, 3, 2, 3], k from 0", &found, &[off, 3.0, 3.0, 2.0, off, off], 0.0);
+    }
+
+    /// Tokens 0, 1, 2, … with these weights, as if the temperature were 1.
+    fn candidates(weights: &[f64]) -> Vec<Candidate> {
+        (0..).zip(weights).map(|(id, &weight)| Candidate { id, logit: weight.ln() as f32, weight }).collect()
+    }
+
+    #[test]
+    fn top_p_by_hand() {
+        let kept = |weights: &[f64], p| -> Vec<u32> {
+            let mut left = candidates(weights);
+            keep_top_p(&mut left, p);
+            left.iter().map(|c| c.id).collect()
+        };
+        // Probabilities 0.125, 0.5, 0.25, 0.125: a sum of 0.5, then 0.75, 0.875, 1.
+        let weights = [0.25, 1.0, 0.5, 0.25];
+        expect::same("top-p 0.7", &kept(&weights, 0.7), &[1, 2]);
+        expect::same("top-p 0.75, reached exactly", &kept(&weights, 0.75), &[1, 2]);
+        // Of two equal ones the lower id is ranked first; what is left stays in the order of ids.
+        expect::same("top-p 0.8", &kept(&weights, 0.8), &[0, 1, 2]);
+        expect::same("top-p 0", &kept(&weights, 0.0), &[1]);
+        expect::same("top-p 0.99", &kept(&weights, 0.99), &[0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn min_p_by_hand() {
+        let kept = |min_p| -> Vec<u32> {
+            let mut left = candidates(&[0.25, 1.0, 0.5, 0.0625]);
+            keep_min_p(&mut left, min_p);
+            left.iter().map(|c| c.id).collect()
+        };
+        expect::same("min-p 0.25", &kept(0.25), &[0, 1, 2]);
+        expect::same("min-p 0.3", &kept(0.3), &[1, 2]);
+        expect::same("min-p 0.05", &kept(0.05), &[0, 1, 2, 3]);
+        expect::same("min-p 1", &kept(1.0), &[1]);
+    }
 
     #[test]
     fn rng_is_splitmix64() {

@@ -137,6 +137,7 @@ impl Bpe {
     /// The rule as it is written: look for the lowest rank, merge it, close the gap. `merges[i]` is what
     /// `symbols[i]` and `symbols[i + 1]` can become.
     fn merge_plain(&self, symbols: &mut Vec<u32>, merges: &mut Vec<Merge>) {
+        // EXERCISE: m0.bpe_merge
         while let Some((at, &merge)) = merges.iter().enumerate().min_by_key(|(_, merge)| merge.rank)
             && merge != NO_MERGE
         {
@@ -150,6 +151,7 @@ impl Bpe {
                 merges[at] = self.lookup(merge.id, symbols[at + 1]);
             }
         }
+        // EXERCISE_END
     }
 
     /// The same rule in `n log n` steps: places wait in lists by rank instead of being searched for, and removed symbols
@@ -308,6 +310,7 @@ fn pair(left: u32, right: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expect;
     use proptest::prelude::*;
 
     /// Few letters and random merges, among them ones whose result merges at a lower rank, and tokens that can be made in
@@ -337,6 +340,33 @@ mod tests {
         }
         let bpe = Bpe::new(&vocabulary, merges.iter().map(|(l, r)| (l.as_slice(), r.as_slice()))).unwrap();
         (vocabulary, bpe)
+    }
+
+    #[test]
+    fn merging_by_hand() {
+        let mut vocabulary = Vocabulary::with_room(300);
+        (0..=255).for_each(|byte| vocabulary.insert(byte.into(), &[byte]).unwrap());
+        let merges = [("b", "c"), ("a", "b"), ("a", "bc"), ("d", "d"), ("c", "d"), ("bc", "d")];
+        for (id, (left, right)) in (256..).zip(merges) {
+            vocabulary.insert(id, format!("{left}{right}").as_bytes()).unwrap();
+        }
+        let bpe = Bpe::new(&vocabulary, merges.iter().map(|(l, r)| (l.as_bytes(), r.as_bytes()))).unwrap();
+        for (text, expected) in [
+            // `b c` has rank 0 and goes before `a b` with rank 1; then `a bc`.
+            ("abc", vec![258]),
+            // Two pairs `d d` with one rank: the left one goes first.
+            ("ddd", vec![259, 100]),
+            // After `b c`, its right neighbour is no longer `c`, which could have become `cd`.
+            ("bcd", vec![261]),
+            // And its left neighbour may have a merge with what came about.
+            ("xabcab", vec![120, 258, 257]),
+            ("q", vec![113]),
+        ] {
+            let mut symbols: Vec<u32> = bpe.symbols(text.as_bytes()).collect();
+            let mut merges = symbols.windows(2).map(|pair| bpe.lookup(pair[0], pair[1])).collect();
+            bpe.merge_plain(&mut symbols, &mut merges);
+            expect::same(&format!("tokens of {text:?}"), &symbols, &expected);
+        }
     }
 
     /// A part that no merge makes, with the highest id of all: nothing can be said of the token made of it.

@@ -110,6 +110,7 @@ impl<'a> Pieces<'a> {
 
     /// `\s*[\r\n]+|\s+(?!\S)|\s+`, in one pass over the run of white space at `start`.
     fn white_space(&self, start: usize) -> usize {
+        // EXERCISE: m0.white_space
         let (mut end, mut last_start, mut after_newline) = (start, start, None);
         while let Some((class, next)) = self.class_at(end) {
             match class {
@@ -126,6 +127,7 @@ impl<'a> Pieces<'a> {
             // The character before the word belongs to the word's piece.
             None => last_start,
         }
+        // EXERCISE_END
     }
 }
 
@@ -138,5 +140,31 @@ impl Iterator for Pieces<'_> {
         let start = self.position;
         self.position = self.piece_end(start)?;
         Some(start..self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    #[test]
+    fn white_space_is_cut_as_the_pattern_cuts_it() {
+        for (text, expected) in [
+            ("a b", &["a", " b"][..]),
+            // All but the last space; that one belongs to the word.
+            ("a   b", &["a", "  ", " b"]),
+            // Nothing follows that could take it.
+            ("a   ", &["a", "   "]),
+            // Up to the last line break, and not further.
+            ("a \n\n  b", &["a", " \n\n", " ", " b"]),
+            ("a\n ", &["a", "\n", " "]),
+            // A digit takes no space: the one space is a piece of its own.
+            ("a 1", &["a", " ", "1"]),
+            ("a  1", &["a", " ", " ", "1"]),
+        ] {
+            let found: Vec<&str> = Pieces::new(text).map(|piece| &text[piece]).collect();
+            expect::same(&format!("pieces of {text:?}"), &found, expected);
+        }
     }
 }
