@@ -46,10 +46,10 @@ pub fn prove(catalogue: &Catalogue, only: &[String]) -> Result<bool> {
     };
     let without = run::target_directory(catalogue).join("without-answers");
     workbook::copy(catalogue, &without, &all, workbook::empty)?;
-    println!("the engine without any answer compiles");
     if !run::compiles(catalogue, &without)? {
-        bail!("{} does not compile", without.display());
+        bail!("the engine without answers does not compile: {}", without.display());
     }
+    println!("the engine without any answer compiles");
     let directory = run::target_directory(catalogue).join("all-answers");
     let rust: Vec<&Exercise> = all.iter().copied().filter(|exercise| !exercise.is_metal()).collect();
     let files: Vec<&Exercise> = chosen.iter().copied().filter(|exercise| exercise.is_metal()).collect();

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// The reader's copies, from the repository's root; git ignores it.
+/// Where the reader's copies are, from the repository's root; git ignores it. `FS_EXERCISES` names another place.
 const DIRECTORY: &str = "exercises";
 
 /// A file in a copy: hints shown, and whether its tests have passed.
@@ -28,12 +28,17 @@ pub struct State {
 
 /// The directory of an exercise.
 pub fn directory(catalogue: &Catalogue, id: &str) -> PathBuf {
-    catalogue.root.join(DIRECTORY).join(id)
+    all(catalogue).join(id)
+}
+
+/// The directory of all of them.
+fn all(catalogue: &Catalogue) -> PathBuf {
+    catalogue.root.join(std::env::var_os("FS_EXERCISES").unwrap_or(DIRECTORY.into()))
 }
 
 /// The exercise that was started last.
 pub fn current(catalogue: &Catalogue) -> Option<String> {
-    let id = fs::read_to_string(catalogue.root.join(DIRECTORY).join(".current")).ok()?;
+    let id = fs::read_to_string(all(catalogue).join(".current")).ok()?;
     Some(id.trim().to_owned())
 }
 
@@ -60,7 +65,7 @@ pub fn start(catalogue: &Catalogue, exercise: &Exercise, again: bool) -> Result<
     }
     copy(catalogue, &to, &[exercise], |_| hole(exercise))?;
     set_state(catalogue, id, &State::default())?;
-    write(&catalogue.root.join(DIRECTORY).join(".current"), id.as_bytes())?;
+    write(&all(catalogue).join(".current"), id.as_bytes())?;
     Ok(to.join(&exercise.region.file))
 }
 
