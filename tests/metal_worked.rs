@@ -10,7 +10,7 @@ mod metal;
 #[path = "support/random.rs"]
 mod random;
 
-use failed_star::backend::Backend;
+use failed_star::backend::{Backend, BackendError};
 use failed_star::backend::metal::Metal;
 use failed_star::backend::reference::Reference;
 use failed_star::weights::{DType, SharedBytes, Tensor};
@@ -26,9 +26,15 @@ fn buffer<B: Backend>(backend: &B, values: &[f32]) -> B::Buffer {
     buffer
 }
 
+/// The result of a kernel; where the device refused it, its own words.
+#[track_caller]
+fn ran<T>(result: Result<T, BackendError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// What is in a buffer of `len` values, whose guard is as it was.
 fn values<B: Backend>(backend: &B, buffer: &B::Buffer, len: usize) -> Vec<f32> {
-    let mut values = backend.read(buffer, len + 1).expect("the device runs the kernel");
+    let mut values = ran(backend.read(buffer, len + 1));
     assert_eq!(values.pop(), Some(-77.0), "the value behind the end of the buffer");
     values
 }
@@ -88,7 +94,7 @@ fn swiglu_of_all_lengths() {
 
 /// Index and value of the largest, as two numbers.
 fn argmax(metal: &Metal, x: &[f32]) -> [f32; 2] {
-    let (index, value) = metal.argmax(&buffer(metal, x), x.len()).expect("the device runs the kernel");
+    let (index, value) = ran(metal.argmax(&buffer(metal, x), x.len()));
     [index as f32, value]
 }
 

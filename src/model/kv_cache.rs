@@ -408,23 +408,25 @@ mod tests {
 
     #[test]
     fn tokens_are_appended_where_they_belong() {
-        let mut cache = cache(KvDType::F32, 2);
-        cache.reserve(40);
-        // Position p of head h holds the key [p, h] and the value [-p, -h]: first 31 tokens, then 2 over a tile's edge.
-        let rows = |from: usize, to: usize, sign: f32| -> Vec<f32> {
-            (from..to).flat_map(|p| [p as f32, 0.0, p as f32, 1.0]).map(|v| sign * v).collect()
-        };
-        for (from, to) in [(0, 31), (31, 33)] {
-            cache.store(0, from, to - from, &rows(from, to, 1.0), &rows(from, to, -1.0));
-        }
-        for p in [0, 1, 30, 31, 32] {
-            for h in 0..2 {
-                let (mut key, mut value) = ([f32::NAN; 2], [f32::NAN; 2]);
+        for head_dim in [2, 40] {
+            let mut cache = cache(KvDType::F32, head_dim);
+            cache.reserve(40);
+            // Position p of head h holds the key [p, h, h, …] and the value [-p, -h, -h, …].
+            let vector = |p: usize, h: usize, sign: f32| -> Vec<f32> {
+                (0..head_dim).map(|i| sign * if i == 0 { p as f32 } else { h as f32 }).collect()
+            };
+            // First 31 tokens, then 2 over the edge between block 0 and block 1, at position 32.
+            for (from, to) in [(0, 31), (31, 33)] {
+                let rows = |sign| (from..to).flat_map(|p| [vector(p, 0, sign), vector(p, 1, sign)]).flatten();
+                cache.store(0, from, to - from, &rows(1.0).collect::<Vec<_>>(), &rows(-1.0).collect::<Vec<_>>());
+            }
+            for (p, h) in [0, 1, 30, 31, 32].into_iter().flat_map(|p| [(p, 0), (p, 1)]) {
+                let (mut key, mut value) = (vec![f32::NAN; head_dim], vec![f32::NAN; head_dim]);
                 cache.read_key(0, h, p, &mut key);
                 cache.read_value(0, h, p, &mut value);
-                let expected = [p as f32, h as f32];
-                expect::close(&format!("key of position {p}, head {h}"), &key, &expected, 0.0);
-                expect::close(&format!("value of position {p}, head {h}"), &value, &expected.map(|v| -v), 0.0);
+                let what = format!("position {p}, head {h}, {head_dim} wide");
+                expect::close(&format!("key of {what}"), &key, &vector(p, h, 1.0), 0.0);
+                expect::close(&format!("value of {what}"), &value, &vector(p, h, -1.0), 0.0);
             }
         }
     }

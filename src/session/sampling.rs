@@ -529,8 +529,10 @@ mod tests {
 
     #[test]
     fn the_kth_largest_by_hand() {
-        let kth = |k| kth_largest(&[1.0, 3.0, 2.0, 3.0], k, &mut Vec::new());
-        let found: Vec<f32> = (0..=5).map(kth).collect();
+        let kth = |values: &[f32], k| kth_largest(values, k, &mut Vec::new());
+        let found: Vec<f32> = (1..4).map(|k| kth(&[4.0, 1.0, 3.0, 2.0], k)).collect();
+        expect::close("k-th largest of [4, 1, 3, 2], k from 1", &found, &[4.0, 3.0, 2.0], 0.0);
+        let found: Vec<f32> = (0..=5).map(|k| kth(&[1.0, 3.0, 2.0, 3.0], k)).collect();
         // Equal values count each; 0 is off, and there is no fourth one to leave out.
         let off = f32::NEG_INFINITY;
         expect::close("k-th largest of [1, 3, 2, 3], k from 0", &found, &[off, 3.0, 3.0, 2.0, off, off], 0.0);
@@ -550,11 +552,11 @@ mod tests {
         };
         // Probabilities 0.125, 0.5, 0.25, 0.125: a sum of 0.5, then 0.75, 0.875, 1.
         let weights = [0.25, 1.0, 0.5, 0.25];
+        expect::same("top-p 0", &kept(&weights, 0.0), &[1]);
         expect::same("top-p 0.7", &kept(&weights, 0.7), &[1, 2]);
         expect::same("top-p 0.75, reached exactly", &kept(&weights, 0.75), &[1, 2]);
         // Of two equal ones the lower id is ranked first; what is left stays in the order of ids.
         expect::same("top-p 0.8", &kept(&weights, 0.8), &[0, 1, 2]);
-        expect::same("top-p 0", &kept(&weights, 0.0), &[1]);
         expect::same("top-p 0.99", &kept(&weights, 0.99), &[0, 1, 2, 3]);
     }
 
@@ -565,8 +567,8 @@ mod tests {
             keep_min_p(&mut left, min_p);
             left.iter().map(|c| c.id).collect()
         };
-        expect::same("min-p 0.25", &kept(0.25), &[0, 1, 2]);
         expect::same("min-p 0.3", &kept(0.3), &[1, 2]);
+        expect::same("min-p 0.25", &kept(0.25), &[0, 1, 2]);
         expect::same("min-p 0.05", &kept(0.05), &[0, 1, 2, 3]);
         expect::same("min-p 1", &kept(1.0), &[1]);
     }

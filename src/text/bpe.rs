@@ -346,19 +346,20 @@ mod tests {
     fn merging_by_hand() {
         let mut vocabulary = Vocabulary::with_room(300);
         (0..=255).for_each(|byte| vocabulary.insert(byte.into(), &[byte]).unwrap());
-        let merges = [("b", "c"), ("a", "b"), ("a", "bc"), ("d", "d"), ("c", "d"), ("bc", "d")];
+        let merges = [("b", "c"), ("a", "b"), ("a", "bc"), ("d", "d"), ("c", "d"), ("bc", "d"), ("e", "f"), ("g", "ef")];
         for (id, (left, right)) in (256..).zip(merges) {
             vocabulary.insert(id, format!("{left}{right}").as_bytes()).unwrap();
         }
         let bpe = Bpe::new(&vocabulary, merges.iter().map(|(l, r)| (l.as_bytes(), r.as_bytes()))).unwrap();
         for (text, expected) in [
+            // `e f`, and then `g` has a neighbour that it can merge with.
+            ("gef", vec![263]),
             // `b c` has rank 0 and goes before `a b` with rank 1; then `a bc`.
             ("abc", vec![258]),
             // Two pairs `d d` with one rank: the left one goes first.
             ("ddd", vec![259, 100]),
             // After `b c`, its right neighbour is no longer `c`, which could have become `cd`.
             ("bcd", vec![261]),
-            // And its left neighbour may have a merge with what came about.
             ("xabcab", vec![120, 258, 257]),
             ("q", vec![113]),
         ] {

@@ -121,6 +121,15 @@ impl Mutant {
     }
 }
 
+impl Mutant {
+    /// Whether a failed test that says `message` looks like this mistake: `found 1` is not in `found 12`.
+    pub fn is_shown_by(&self, message: &str) -> bool {
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '.');
+        !self.shows.is_empty()
+            && message.match_indices(&self.shows).any(|(at, shows)| ends(&message[at + shows.len()..]))
+    }
+}
+
 /// An exercise: its entry, and its place in the source.
 #[derive(Debug, Clone)]
 pub struct Exercise {
@@ -358,6 +367,14 @@ mod tests {
             assert!(found.contains(wanted), "{found:?}, expected {wanted:?}");
         }
         assert!(message(&ENTRY.replace("hints", "hnits"), SOURCE).contains("m2.toml"), "a misspelled field");
+    }
+
+    #[test]
+    fn a_mistake_is_known_by_all_of_a_number() {
+        let one = &load(ENTRY, SOURCE).unwrap().exercises[0].entry.mutants[0];
+        assert!(one.is_shown_by("one: expected 2, found 0") && one.is_shown_by("found 0, index"));
+        assert!(!one.is_shown_by("expected 2, found 0.5") && !one.is_shown_by("found 01") && !one.is_shown_by("found 7"));
+        assert!(!Mutant { shows: String::new(), ..one.clone() }.is_shown_by("anything"));
     }
 
     /// The repository's own catalogue, and that no example has a number that its tests do not have.

@@ -52,8 +52,8 @@ pub fn explain<'a>(exercise: &'a Exercise, test: &str, outcome: &Outcome) -> Exp
         _ if said.starts_with("not yet implemented") => Finding::Unwritten,
         _ => divergence(&said).map_or_else(|| Finding::Says(said.clone()), Finding::Differs),
     };
-    let known = |mutant: &&Mutant| !mutant.shows.is_empty() && said.contains(&mutant.shows);
-    Explanation { test: test.into(), finding, mistake: exercise.entry.mutants.iter().find(known) }
+    let mistake = exercise.entry.mutants.iter().find(|mutant| mutant.is_shown_by(&said));
+    Explanation { test: test.into(), finding, mistake }
 }
 
 /// The panic's message out of all that a test program has printed; the last lines if there was no panic.

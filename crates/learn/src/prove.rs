@@ -13,7 +13,7 @@ use crate::workbook;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
-/// Says which answer of which exercise runs: `m2.rms_norm=1`.
+/// Says which answer of which exercise runs: `m2.rms_norm=wrong-1`.
 const VARIABLE: &str = "FS_EXERCISE";
 
 /// An answer to try.
@@ -28,11 +28,11 @@ enum Answer {
 }
 
 impl Answer {
-    fn number(self) -> usize {
+    fn name(self) -> String {
         match self {
-            Answer::Right => usize::MAX,
-            Answer::Empty => 0,
-            Answer::Wrong(i) => i + 1,
+            Answer::Right => "right".into(),
+            Answer::Empty => "empty".into(),
+            Answer::Wrong(i) => format!("wrong-{}", i + 1),
         }
     }
 }
@@ -87,12 +87,14 @@ pub fn prove(catalogue: &Catalogue, only: &[String]) -> Result<bool> {
 fn all_answers(exercise: &Exercise) -> String {
     let Exercise { entry, region } = exercise;
     let id = &entry.id;
-    let mut arms = format!("Ok(\"{id}=0\") => {{\n    {}}}\n", workbook::empty(exercise));
+    let arm = |pattern: String, body: &str| format!("{pattern} => {{\n{}}}\n", indented(body, "    "));
+    let of = |answer: Answer| format!("Ok(\"{id}={}\")", answer.name());
+    let mut arms = arm(of(Answer::Empty), &workbook::empty(exercise));
     for (i, mutant) in entry.mutants.iter().enumerate() {
-        let body = mutant.of(region).unwrap_or_default();
-        arms += &format!("Ok(\"{id}={}\") => {{\n{}}}\n", i + 1, indented(&body, "    "));
+        // The catalogue was checked when it was loaded: every wrong answer can be made.
+        arms += &arm(of(Answer::Wrong(i)), &mutant.of(region).unwrap_or_default());
     }
-    arms += &format!("_ => {{\n{}}}\n", indented(&region.body, "    "));
+    arms += &arm("_".into(), &region.body);
     let all = format!("match std::env::var(\"{VARIABLE}\").as_deref() {{\n{}}}\n", indented(&arms, "    "));
     indented(&all, &region.indent)
 }
@@ -102,7 +104,7 @@ fn problems(catalogue: &Catalogue, exercise: &Exercise, program: &Path, director
     let entry = &exercise.entry;
     let mut problems = Vec::new();
     let sources = |answer| kernels(catalogue, exercise, answer);
-    let choice = |answer: Answer| format!("{}={}", entry.id, answer.number());
+    let choice = |answer: Answer| format!("{}={}", entry.id, answer.name());
 
     let (right, empty) = (choice(Answer::Right), choice(Answer::Empty));
     let (right_sources, empty_sources) = (sources(Answer::Right)?, sources(Answer::Empty)?);
@@ -135,10 +137,12 @@ fn problems(catalogue: &Catalogue, exercise: &Exercise, program: &Path, director
             continue;
         }
         let (number, shows) = (i + 1, &mutant.shows);
-        if shows.is_empty() || !message.contains(shows.as_str()) {
+        if !mutant.is_shown_by(message) {
             problems.push(format!("wrong answer {number} should show {shows:?}, but says:\n{message}"));
-        } else if let Some(other) = said[..i].iter().position(|said| said.contains(shows.as_str())) {
-            problems.push(format!("wrong answers {} and {number} both show {shows:?}", other + 1));
+        }
+        let others = said.iter().enumerate().filter(|(other, said)| *other != i && mutant.is_shown_by(said));
+        for (other, _) in others {
+            problems.push(format!("what wrong answer {number} shows, wrong answer {} shows, too: {shows:?}", other + 1));
         }
     }
     Ok(problems)
@@ -154,7 +158,7 @@ fn kernels(catalogue: &Catalogue, exercise: &Exercise, answer: Answer) -> Result
         Answer::Empty => workbook::empty(exercise),
         Answer::Wrong(i) => exercise.entry.mutants[i].of(&exercise.region).map_err(anyhow::Error::msg)?,
     };
-    let directory = run::target_directory(catalogue).join(format!("kernels/{}", answer.number()));
+    let directory = run::target_directory(catalogue).join("kernels").join(answer.name());
     workbook::copy_kernels(catalogue, &directory, exercise, &body)?;
     Ok(Some(directory.to_string_lossy().into_owned()))
 }
