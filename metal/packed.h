@@ -52,6 +52,17 @@ inline float4 bytes(uint word, float bias) {
 }
 constant float4 BYTE_PLACES = float4(1.0f, 1.0f / 256.0f, 1.0f, 1.0f / 256.0f);
 
+// Σ code * x over a chunk, for formats whose codes come four at a time, times the places that they stand in.
+template <typename Format>
+inline float sum_of_codes(typename Format::Chunk chunk, thread const float4 *x) {
+    float4 sum = 0.0f;
+#pragma unroll
+    for (uint j = 0; j < Format::COLUMNS / 4; j++) {
+        sum = fma(Format::codes(chunk, j), x[j], sum);
+    }
+    return metal::dot(sum, Format::places());
+}
+
 struct PackedF32 {
     static constexpr constant uint COLUMNS = 4;
     typedef uint4 Chunk;
@@ -96,16 +107,11 @@ struct PackedQ8_0 {
     static Chunk load(device const uchar *row, uint c, uint columns) {
         return {((device const uint4 *)row)[c], ((device const half *)(row + columns))[c / 2]};
     }
-    static float4 values(Chunk chunk, uint j) {
-        return bytes(chunk.codes[j], 128.0f) * (BYTE_PLACES * float(chunk.scale));
-    }
+    static float4 places() { return BYTE_PLACES; }
+    static float4 codes(Chunk chunk, uint j) { return bytes(chunk.codes[j], 128.0f); }
+    static float4 values(Chunk chunk, uint j) { return codes(chunk, j) * (places() * float(chunk.scale)); }
     static float dot(Chunk chunk, thread const float4 *x, float) {
-        float4 sum = 0.0f;
-#pragma unroll
-        for (uint j = 0; j < 4; j++) {
-            sum = fma(bytes(chunk.codes[j], 128.0f), x[j], sum);
-        }
-        return metal::dot(sum, BYTE_PLACES) * float(chunk.scale);
+        return sum_of_codes<PackedQ8_0>(chunk, x) * float(chunk.scale);
     }
 };
 
@@ -118,16 +124,11 @@ struct PackedQ4_0 {
     static Chunk load(device const uchar *row, uint c, uint columns) {
         return {((device const uint4 *)row)[c], ((device const half *)(row + columns / 2))[c]};
     }
-    static float4 values(Chunk chunk, uint j) {
-        return nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 8.0f) * (NIBBLE_PLACES * float(chunk.scale));
-    }
+    static float4 places() { return NIBBLE_PLACES; }
+    static float4 codes(Chunk chunk, uint j) { return nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 8.0f); }
+    static float4 values(Chunk chunk, uint j) { return codes(chunk, j) * (places() * float(chunk.scale)); }
     static float dot(Chunk chunk, thread const float4 *x, float) {
-        float4 sum = 0.0f;
-#pragma unroll
-        for (uint j = 0; j < 8; j++) {
-            sum = fma(nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 8.0f), x[j], sum);
-        }
-        return metal::dot(sum, NIBBLE_PLACES) * float(chunk.scale);
+        return sum_of_codes<PackedQ4_0>(chunk, x) * float(chunk.scale);
     }
 };
 
@@ -137,6 +138,18 @@ inline float2 scale_and_min(uint4 header, uint s) {
     uint low = (s < 4 ? header.y : header.z) >> (8 * (s % 4));
     uint scale = low & 63, least = ((low >> 6) & 3) | (((header.w >> (4 * s)) & 15) << 2);
     return float2(as_type<half2>(header.x)) * float2(float(scale), float(least));
+}
+
+// Four values, and a chunk's product, where each sub-block has a scale and a minimum. x_sum: Σ x.
+template <typename Format>
+inline float4 scaled_values(typename Format::Chunk chunk, uint j) {
+    float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+    return Format::codes(chunk, j) * (Format::places() * scale.x) - scale.y;
+}
+template <typename Format>
+inline float scaled_dot(typename Format::Chunk chunk, thread const float4 *x, float x_sum) {
+    float2 scale = scale_and_min(chunk.header, chunk.sub_block);
+    return sum_of_codes<Format>(chunk, x) * scale.x - scale.y * x_sum;
 }
 
 struct PackedQ4_K {
@@ -150,19 +163,11 @@ struct PackedQ4_K {
     static Chunk load(device const uchar *row, uint c, uint columns) {
         return {((device const uint4 *)row)[c], ((device const uint4 *)(row + columns / 2))[c / 8], c % 8};
     }
-    static float4 values(Chunk chunk, uint j) {
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
-        float4 codes = nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 0.0f);
-        return codes * (NIBBLE_PLACES * scale.x) - scale.y;
-    }
+    static float4 places() { return NIBBLE_PLACES; }
+    static float4 codes(Chunk chunk, uint j) { return nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 0.0f); }
+    static float4 values(Chunk chunk, uint j) { return scaled_values<PackedQ4_K>(chunk, j); }
     static float dot(Chunk chunk, thread const float4 *x, float x_sum) {
-        float4 sum = 0.0f;
-#pragma unroll
-        for (uint j = 0; j < 8; j++) {
-            sum = fma(nibbles(chunk.codes[j / 2] >> (16 * (j % 2)), 0.0f), x[j], sum);
-        }
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
-        return metal::dot(sum, NIBBLE_PLACES) * scale.x - scale.y * x_sum;
+        return scaled_dot<PackedQ4_K>(chunk, x, x_sum);
     }
 };
 
@@ -182,24 +187,15 @@ struct PackedQ5_K {
             ((device const uint4 *)row)[c], ((device const uint *)(row + columns / 2))[c],
             ((device const uint4 *)(row + columns / 8 * 5))[c / 8], c % 8};
     }
-    // Four codes, a byte each.
-    static uint codes(Chunk chunk, uint t) {
+    static float4 places() { return BYTE_PLACES; }
+    static float4 codes(Chunk chunk, uint t) {
         uint low = (chunk.low[t / 2] >> (4 * (t % 2))) & 0x0f0f0f0fu;
         uint high = t < 4 ? chunk.high << (4 - t) : chunk.high >> (t - 4);
-        return low | (high & 0x10101010u);
+        return bytes(low | (high & 0x10101010u), 0.0f);
     }
-    static float4 values(Chunk chunk, uint j) {
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
-        return bytes(codes(chunk, j), 0.0f) * (BYTE_PLACES * scale.x) - scale.y;
-    }
+    static float4 values(Chunk chunk, uint j) { return scaled_values<PackedQ5_K>(chunk, j); }
     static float dot(Chunk chunk, thread const float4 *x, float x_sum) {
-        float4 sum = 0.0f;
-#pragma unroll
-        for (uint j = 0; j < 8; j++) {
-            sum = fma(bytes(codes(chunk, j), 0.0f), x[j], sum);
-        }
-        float2 scale = scale_and_min(chunk.header, chunk.sub_block);
-        return metal::dot(sum, BYTE_PLACES) * scale.x - scale.y * x_sum;
+        return scaled_dot<PackedQ5_K>(chunk, x, x_sum);
     }
 };
 

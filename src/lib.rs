@@ -8,13 +8,16 @@
 //! 4. [`backend`]: what runs those operations: [`backend::reference`] (plain loops, the oracle), [`backend::cpu`], and
 //!    `backend::metal` (on a Mac's GPU).
 //! 5. [`session`]: [`session::Engine`] (immutable) and [`session::Session`] (one growing timeline), sampling, stopping.
+//! 6. [`trace`]: what ran: every operation with shapes, bytes, arithmetic, time and values.
 //!
 //! The command line (`src/cli`) sees [`session::Engine`] and [`session::Session`] only, and computes with no tensor.
 
 pub mod backend;
+mod clock;
 #[cfg(test)]
 mod expect;
 pub mod model;
 pub mod session;
 pub mod text;
+pub mod trace;
 pub mod weights;

@@ -125,6 +125,16 @@ fn operations_account_for_all_bytes_and_all_arithmetic() {
     }
 }
 
+/// The model itself, say: it would be gone.
+#[test]
+fn the_drawing_replaces_nothing_but_a_drawing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("precious.gguf");
+    std::fs::write(&file, "GGUF and more").unwrap();
+    fails(&["--svg", file.to_str().unwrap()], 1, &["precious.gguf", "no SVG"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "GGUF and more");
+}
+
 #[test]
 fn the_drawing_is_xml_with_two_panels() {
     let dir = tempfile::tempdir().unwrap();
@@ -214,4 +224,27 @@ fn what_is_given_twice_is_measured_once() {
         all - 3.0 * report["weight_bytes_per_token"].as_f64().unwrap()
     };
     assert!(cache(0) > 0.0 && cache(0) / cache(2) == 34.0 / 64.0, "{} and {}", cache(0), cache(2));
+}
+
+/// On a device the times are its own clock's, of one command buffer for each operation, and kernels are counted.
+#[test]
+#[cfg(all(feature = "metal-standin", not(target_os = "macos")))]
+fn a_device_times_operations_itself() {
+    let arguments = ["--backend", "metal", "--prompt", "0", "--generate", "2", "--repeats", "1", "--ops"];
+    let report: Value = serde_json::from_str(&stdout(&[&arguments[..], &["--json"]].concat())).expect("JSON");
+    let device = &report["results"][0]["decode"]["device"];
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} in {report}"));
+    // Eight layers: each has at least the projections, attention and what stands between them.
+    let [dispatches, barriers, waits] = ["dispatches", "barriers", "waits"].map(|name| number(&device[name]));
+    assert!(dispatches > 8.0 * 5.0 && dispatches < 8.0 * 10.0 + 10.0, "{dispatches} dispatches");
+    assert!(barriers < dispatches && waits <= 2.0 && number(&device["seconds"]) > 0.0, "{device}");
+    let phase = &report["operations"][0];
+    let operations = phase["operations"].as_array().expect("a list");
+    let sum = |name: &str| operations.iter().map(|operation| number(&operation[name])).sum::<f64>();
+    assert!(sum("seconds") > 0.0 && sum("seconds") < number(&phase["seconds"]), "{phase}");
+    assert!(sum("dispatches") >= 2.0 * (dispatches - 2.0), "{} of {dispatches} a token", sum("dispatches"));
+    let table = stdout(&arguments);
+    for word in ["kernels", "dispatches", "barriers", "ms on the device", "encoding and waiting"] {
+        assert!(table.contains(word), "{table:?} does not say {word:?}");
+    }
 }

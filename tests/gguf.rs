@@ -121,6 +121,17 @@ fn alignment_is_a_power_of_two() {
     refused(Raw::start(3, 1, 1).alignment(1).tensor("odd", &[4], 0, 1).data(64), &["`odd`", "misaligned", "4 bytes"]);
 }
 
+/// Versions 2 and 3 differ in nothing but what big-endian machines write; version 1 counted in 32 bits.
+#[test]
+fn versions_2_and_3_are_read() {
+    for version in [2, 3] {
+        assert!(read(Raw::start(version, 1, 0).tensor("t", &[4, 2], 0, 0).data(64)).is_ok(), "version {version}");
+    }
+    for version in [0, 1, 4] {
+        refused(Raw::start(version, 0, 0).0, &["version", &version.to_string()]);
+    }
+}
+
 #[test]
 fn tensors_have_a_shape_that_fits_into_the_file() {
     assert!(read(one("t", &[4, 2], 0, 32)).is_ok());

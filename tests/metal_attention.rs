@@ -262,7 +262,7 @@ fn faults_in_norm_rope_store_are_caught() {
         ("step * 32 + lane < pairs ? pair[step] : float2(0.0f)", "pair[step]"),
     ];
     for (from, to) in faults {
-        let (_directory, metal) = planted("norm_rope_store.metal", from, to);
+        let (_directory, metal) = planted("norm_rope_store.metal", from, to, false);
         let found = cases.iter().find_map(|&case| agrees(&metal, case).err());
         assert!(found.is_some(), "nobody sees `{to}` in place of `{from}`");
     }
@@ -277,7 +277,7 @@ fn caught(file: &str, faults: &[(String, String)], cases: &[(usize, usize)]) {
     let metal = metal(false);
     cases.iter().for_each(|&case| check(&metal, case));
     for (from, to) in faults {
-        let (_directory, metal) = planted(file, from, to);
+        let (_directory, metal) = planted(file, from, to, false);
         // Some faults depend on the order in which threads run; the checks do not.
         let found = cases.iter().find_map(|&case| agrees(&metal, case).err());
         assert!(found.is_some(), "{file}: nobody sees `{to}` in place of `{from}`");

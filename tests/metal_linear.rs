@@ -320,7 +320,7 @@ fn planted_bugs_are_found() {
     ];
     let mut random = Random(7);
     for (file, right, wrong, rows, columns) in BUGS {
-        let (_directory, metal) = planted(file, right, wrong);
+        let (_directory, metal) = planted(file, right, wrong, false);
         let features = 13;
         let weight = random.tensor(DType::Q8_0, &[features, columns]);
         let values = random.values(rows * columns);

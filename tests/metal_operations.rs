@@ -293,5 +293,6 @@ fn a_failure_is_an_error_and_not_the_end() {
     metal.add(&mut x, &buffer(&metal, &[3.0, 4.0]), 2);
     assert_eq!(metal.read(&x, 2).unwrap(), [4.0, 6.0]);
     let error = metal.admit(u64::MAX).expect_err("no device has so much memory").to_string();
-    assert!(error.contains("quantize"), "{error}");
+    // No format makes it small enough, so none is advised.
+    assert!(error.contains("--backend cpu") && !error.contains("quantize"), "{error}");
 }

@@ -10,9 +10,9 @@ mod metal;
 #[path = "support/random.rs"]
 mod random;
 
-use failed_star::backend::{Backend, BackendError};
 use failed_star::backend::metal::Metal;
 use failed_star::backend::reference::Reference;
+use failed_star::backend::{Backend, BackendError};
 use failed_star::weights::{DType, SharedBytes, Tensor};
 use random::Random;
 

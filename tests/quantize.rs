@@ -249,6 +249,9 @@ fn importance_lowers_the_divergence_at_4_bits() {
     let told = succeed(&["imatrix", &text, &world.path("one.gguf"), "--model", "stories", "-q", "--chunks", "1"]);
     assert!(told.ends_with("from 512 tokens in 1 chunk\n"), "{told}");
 
+    let long = ["imatrix", &text, &world.path("long.gguf"), "--model", "stories", "-q", "--chunk", "100000"];
+    fail(fs(&long), &world.0, &["--chunk 100000", "context of"]);
+
     // Another model's file is refused by the first tensor that differs.
     let other = tempfile::tempdir().unwrap();
     let model = tiny(other.path(), None);

@@ -56,6 +56,7 @@ impl Matrix {
         self.tensor.dtype
     }
 
+    // ANCHOR: row
     /// The bytes of rows `rows`, as they are stored: the matrix is row-major, so they lie one after the other.
     pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
         // EXERCISE: m1.row_major
@@ -63,6 +64,7 @@ impl Matrix {
         &self.tensor.data[rows.start * bytes..rows.end * bytes]
         // EXERCISE_END
     }
+    // ANCHOR_END: row
 
     /// The elements of rows `rows`, in the dtype they are stored in, which is not a quantized one.
     pub fn elements(&self, rows: Range<usize>) -> Elements<'_> {

@@ -34,6 +34,7 @@ pub mod cpu;
 pub mod matrix;
 #[cfg(any(target_os = "macos", feature = "metal-standin"))]
 pub mod metal;
+pub mod observed;
 pub mod plain;
 pub mod reference;
 pub mod timed;

@@ -8,7 +8,7 @@ use failed_star::session::bench::{BenchOptions, BenchReport, Measured, PhaseOper
 use failed_star::weights::ModelSource;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -126,8 +126,13 @@ fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
 }
 
 /// Whether a file can be written, asked before the minutes that a benchmark takes; leaves what is there as it is.
+/// Whether a picture can be written there: a picture of before is replaced, anything else (a model, by a slip of the hand) is not.
 fn check_writable(path: &Path) -> std::io::Result<()> {
     let is_new = !path.exists();
+    let mut start = [0; 4];
+    if !is_new && (std::fs::File::open(path)?.read(&mut start)? > 0 && start != *b"<svg") {
+        return Err(std::io::Error::other("a file that is no SVG picture is there already; choose another name"));
+    }
     std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     if is_new { std::fs::remove_file(path) } else { Ok(()) }
 }
@@ -209,14 +214,17 @@ fn table(report: &BenchReport, load_seconds: f64) -> Result<String, std::fmt::Er
 
 fn operations_table(text: &mut String, phase: &PhaseOperations) -> std::fmt::Result {
     let title = format!("{} at depth {}, kv {}", phase.phase, phase.depth, phase.kv);
-    writeln!(text, "\n{title:<34} {:>7} {:>10} {:>7} {:>9} {:>9}", "calls", "ms", "share", "GB/s", "GFLOP/s")?;
+    let on_device = phase.operations.iter().any(|time| time.dispatches.is_some());
+    let kernels = if on_device { "    kernels" } else { "" };
+    writeln!(text, "\n{title:<34} {:>7} {:>10} {:>7} {:>9} {:>9}{kernels}", "calls", "ms", "share", "GB/s", "GFLOP/s")?;
     let mut between = phase.seconds;
     for time in &phase.operations {
         let weights = time.weights.map_or(String::new(), |[out, columns]| format!("[{out}, {columns}]"));
         let rate = |n: u64| if n == 0 { "-".into() } else { format!("{:.1}", n as f64 / time.seconds / 1e9) };
+        let kernels = time.dispatches.map_or(String::new(), |count| format!(" {count:>10}"));
         writeln!(
             text,
-            "  {:<15} {weights:<16} {:>7} {:>10.2} {:>5.1} % {:>9} {:>9}",
+            "  {:<15} {weights:<16} {:>7} {:>10.2} {:>5.1} % {:>9} {:>9}{kernels}",
             time.operation,
             time.calls,
             1e3 * time.seconds,
@@ -227,7 +235,9 @@ fn operations_table(text: &mut String, phase: &PhaseOperations) -> std::fmt::Res
         between -= time.seconds;
     }
     let (between, share) = (1e3 * between, 100.0 * between / phase.seconds);
-    writeln!(text, "  {:<40} {between:>10.2} {share:>5.1} %", "between operations")
+    // On a device each operation is a command buffer of its own here, and its time the device's.
+    let name = if on_device { "encoding and waiting for each by itself" } else { "between operations" };
+    writeln!(text, "  {name:<40} {between:>10.2} {share:>5.1} %")
 }
 
 /// The phase with this name, if it was measured.

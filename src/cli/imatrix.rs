@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 /// Arguments of `fs imatrix`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-The text should be like what the model will be used for; about 100,000 tokens are enough. `fs quantize --imatrix` and
-llama-quantize read the file.
+The text should be like what the model will be used for; about 100,000 tokens are enough. `fs quantize --imatrix` reads
+the file, which has the layout of llama.cpp's GGUF imatrix files.
 
 Examples:
   fs imatrix calibration.txt qwen3.imatrix.gguf --model qwen3-0.6b
@@ -27,9 +27,9 @@ pub struct Args {
     out: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
-    /// Tokens that are read together
-    #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
-    chunk: u32,
+    /// Tokens that are read together [default: 512, or the context that the model was made for]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: Option<u32>,
     /// Stop after N chunks [default: the whole text]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
@@ -50,7 +50,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = common::read_text(&args.text)?;
     let engine = args.model.load()?;
     let mut ids = engine.tokenizer()?.encode(&text);
-    let chunk = (args.chunk as usize).min(engine.config().max_context());
+    let most = engine.config().max_context();
+    let chunk = args.chunk.map_or(most.min(512), |chunk| chunk as usize);
+    if chunk > most {
+        bail!("--chunk {chunk} is more than the context of {most} tokens that {} was made for", engine.name());
+    }
     if let Some(chunks) = args.chunks {
         ids.truncate(chunk.saturating_mul(chunks as usize));
     }

@@ -15,6 +15,7 @@ mod pull;
 mod quantize;
 mod synth;
 mod tokenize;
+mod trace;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Show the most likely next tokens
     Logits(logits::Args),
+    /// Show every operation of the forward pass: shapes, bytes, arithmetic, values, and what the model thinks after each layer
+    Trace(trace::Args),
     /// Check a model, layer by layer, against recorded outputs of the official implementation
     Verify(verify::Args),
     /// Measure how well a model predicts a text, and how far it is from another model
@@ -71,6 +74,7 @@ pub fn run() -> ExitCode {
         Command::Detokenize(args) => detokenize::run(args).map(done),
         Command::Inspect(args) => inspect::run(args).map(done),
         Command::Logits(args) => logits::run(args),
+        Command::Trace(args) => trace::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Imatrix(args) => imatrix::run(args),

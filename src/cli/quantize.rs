@@ -34,7 +34,7 @@ pub struct Args {
     /// How to store the weights
     #[arg(long, short = 'T', value_name = "TYPE", value_parser = parse_recipe)]
     r#type: &'static Recipe,
-    /// Let the columns that are used most come back nearest, at 4 to 6 bits; written by `fs imatrix` or llama-imatrix
+    /// Let the columns that are used most come back nearest, at 4 to 6 bits; written by `fs imatrix`, or a GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Threads [default: one a core]
@@ -85,6 +85,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         result => result?,
     };
     let seconds = start.elapsed().as_secs_f64();
+    if summary.tensors.iter().any(|tensor| tensor.name.ends_with("attn_output.bias")) {
+        eprintln!("note: llama.cpp does not open Qwen3 files with attention biases like this one's; fs does");
+    }
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
         value["model"] = source.name().into();

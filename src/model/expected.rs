@@ -14,6 +14,7 @@ pub const HEAD: &str = "lm_head.weight";
 ///
 /// A projection is `[out_features, in_features]`. Q is `num_attention_heads * head_dim` wide, K and V
 /// `num_key_value_heads * head_dim`; the norms of Q and K span one head.
+// ANCHOR: expected_tensors
 pub fn expected_tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_dim(), config.kv_dim());
@@ -42,6 +43,7 @@ pub fn expected_tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
     }
     tensors
 }
+// ANCHOR_END: expected_tensors
 
 /// What the weights cost, whatever the context. Bytes read from the KV cache come on top:
 /// [`Config::kv_bytes_per_token`] for each token of context.
@@ -56,6 +58,7 @@ pub struct Cost {
     pub decode_bytes: u64,
 }
 
+// ANCHOR: cost
 /// The cost of a model whose tensor `name` is stored as `dtype(name)`.
 pub fn cost(config: &Config, dtype: impl Fn(&str) -> DType) -> Cost {
     let mut cost = Cost { parameters: 0, weight_bytes: 0, decode_bytes: 0 };
@@ -75,6 +78,7 @@ pub fn cost(config: &Config, dtype: impl Fn(&str) -> DType) -> Cost {
     }
     cost
 }
+// ANCHOR_END: cost
 
 /// Multiplications and additions of the dot products that `tokens` tokens from position `start` on cost, with logits for
 /// the last of them: the linear layers, and attention over all positions before each token.

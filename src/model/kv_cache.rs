@@ -13,8 +13,8 @@
 //! products do. Turned by 90 degrees within the tile, scores and weighted values are the same arithmetic: a number
 //! times a row of the tile, added up over the rows. A `head_dim` that is no multiple of 32 is filled up with zeros.
 //!
-//! Growing doubles the capacity and copies, so `n` tokens cost O(n) copies in all and memory is taken only for contexts
-//! that are really used.
+//! Growing adds an eighth and copies, so `n` tokens cost O(n) copies in all and memory is taken only for contexts that are
+//! really used.
 
 use bytemuck::Zeroable;
 use half::f16;
@@ -76,6 +76,7 @@ pub struct KvLayout {
     pub dtype: KvDType,
 }
 
+// ANCHOR: bytes_per_token
 impl KvLayout {
     /// Bytes that one position takes over all layers, keys and values together.
     pub fn bytes_per_token(&self) -> usize {
@@ -84,6 +85,7 @@ impl KvLayout {
         // EXERCISE_END
     }
 }
+// ANCHOR_END: bytes_per_token
 
 /// 32 positions by 32 values of a head.
 ///
@@ -232,6 +234,12 @@ pub enum KvTiles {
     Q8(KvLayer<Q8Tile>),
 }
 
+/// Positions that a cache with room for `capacity` makes room for when it needs `positions`: an eighth more at least, so that
+/// growth, which copies everything, is rare. Doubling would be rarer, but room that is made is memory that is taken.
+pub fn grown_capacity(capacity: usize, positions: usize) -> usize {
+    positions.max(capacity + capacity / 8)
+}
+
 /// A KV cache in host memory.
 #[derive(Clone, Debug)]
 pub struct HostKvCache {
@@ -261,11 +269,10 @@ impl HostKvCache {
         self.capacity
     }
 
-    /// Makes room for `positions` positions; doubles at least, so that growth is rare.
+    /// Makes room for `positions` positions; see [`grown_capacity`].
     pub fn reserve(&mut self, positions: usize) {
         fn grow<T: KvTile>(layer: &mut KvLayer<T>, kv_heads: usize, old: usize, new: usize) {
             for tiles in [&mut layer.keys, &mut layer.values] {
-                // Zeros from the operating system: what is not written yet takes no memory.
                 let mut grown: Vec<T> = bytemuck::zeroed_vec(kv_heads * new);
                 if old > 0 {
                     for (from, to) in tiles.chunks_exact(old).zip(grown.chunks_exact_mut(new)) {
@@ -278,7 +285,7 @@ impl HostKvCache {
         if positions <= self.capacity {
             return;
         }
-        let capacity = positions.max(2 * self.capacity).next_multiple_of(2 * TILE);
+        let capacity = grown_capacity(self.capacity, positions).next_multiple_of(2 * TILE);
         let (heads, old, new) = (self.layout.kv_heads, self.tiles(self.capacity), self.tiles(capacity));
         for layer in &mut self.layers {
             match layer {
@@ -462,7 +469,7 @@ mod tests {
         }
     }
 
-    /// Memory is what is stored, and at most as much again for what comes next: never the whole context at once.
+    /// Memory is what is stored, and at most an eighth more for what comes next: never the whole context at once.
     #[test]
     fn memory_follows_what_is_stored() {
         fn bytes<T>(layer: &KvLayer<T>) -> usize {
@@ -479,11 +486,14 @@ mod tests {
                     KvTiles::Q8(layer) => bytes(layer),
                 };
                 assert_eq!(taken, cache.capacity() * cache.layout().bytes_per_token(), "{dtype:?}");
-                assert!(positions <= cache.capacity() && cache.capacity() <= 2 * positions + 2 * TILE, "{positions}");
+                assert!(
+                    positions <= cache.capacity() && cache.capacity() <= positions + positions / 8 + 2 * TILE,
+                    "{positions}"
+                );
                 grown += usize::from(cache.capacity() != capacity);
                 capacity = cache.capacity();
             }
-            assert!(grown <= 8, "{dtype:?} was copied {grown} times");
+            assert!(grown <= 32, "{dtype:?} was copied {grown} times");
         }
     }
 

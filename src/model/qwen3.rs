@@ -145,10 +145,13 @@ fn forward<B: Backend>(
         None => Ok(()),
     };
 
+    // ANCHOR: embedding
     b.write(cos_sin, &rope.cos_sin(start, n)); //                          [n, head_dim]
     b.embed(x, &weights.embed_tokens, ids); //                             [n, hidden]
     look(Stage::Embedding, x, n * hidden)?;
+    // ANCHOR_END: embedding
 
+    // ANCHOR: block
     for (layer, w) in weights.layers.iter().enumerate() {
         let at = CachePosition { layer, start, tokens: n };
 
@@ -175,7 +178,9 @@ fn forward<B: Backend>(
         b.linear_add(x, h, gate, &w.down_proj, n, hidden); //              [n, hidden]
         look(Stage::Block(layer), x, n * hidden)?;
     }
+    // ANCHOR_END: block
 
+    // ANCHOR: head
     // Only the rows that are asked for go through the head: it is a quarter of a small model's arithmetic.
     let rows = match wanted {
         // What is in the cache is there, or the caller hears that it is not.
@@ -191,6 +196,7 @@ fn forward<B: Backend>(
     let logits = many.as_mut().unwrap_or(logits);
     b.linear(logits, x, head, rows); //                                    [rows, vocab]
     look(Stage::Logits, logits, rows * c.vocab_size)?;
+    // ANCHOR_END: head
     match wanted {
         LogitsFor::Best => b.argmax(logits, c.vocab_size).map(|(id, logit)| Output::Best(id, logit)),
         _ => b.read(logits, rows * c.vocab_size).map(Output::Logits),
@@ -264,7 +270,7 @@ impl<B: Backend> Qwen3<B> {
     }
 
     /// Appends `ids` to the sequence and returns what `wanted` names. `ids` are inside the vocabulary and
-    /// not empty; the caller has checked.
+    /// not empty; the caller has checked. After an error the sequence is empty.
     pub fn append(
         &self,
         state: &mut State<B>,
@@ -280,13 +286,26 @@ impl<B: Backend> Qwen3<B> {
         };
         let result = forward(self, buffers, &mut state.cache, state.len, ids, wanted, probe);
         if result.is_err() {
-            // Perhaps there was no memory for them; the tokens before are in the cache and stay there.
-            state.buffers = None;
+            // What was in the cache may be lost: it may have grown, and its copy to new memory may be what failed.
+            (state.buffers, state.len) = (None, 0);
         }
         let output = result?;
         state.len += ids.len();
         state.token_layers += (ids.len() * self.config.num_hidden_layers) as u64;
         Ok(output)
+    }
+
+    /// The final norm and the head on some rows of the residual stream, `x: [rows, hidden]`: `[rows, vocab]`. Of what
+    /// comes out of the last block, these are the logits.
+    pub fn head(&self, x: &[f32]) -> Result<Vec<f32>, BackendError> {
+        let (b, c, rows) = (&self.backend, &self.config, x.len() / self.config.hidden_size);
+        let (mut stream, mut normed) = (b.buffer(x.len()), b.buffer(x.len()));
+        let mut logits = b.buffer(rows * c.vocab_size);
+        b.write(&mut stream, x);
+        b.rms_norm(&mut normed, &stream, &self.weights.norm, c.rms_norm_eps, rows);
+        let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed_tokens);
+        b.linear(&mut logits, &normed, head, rows);
+        b.read(&logits, rows * c.vocab_size)
     }
 
     fn buffers(&self, tokens: usize) -> Buffers<B> {

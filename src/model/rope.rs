@@ -20,7 +20,9 @@ impl Rope {
     /// `factor`; in between, a linear ramp over the pair's index. `attention_factor` makes up for the flatter softmax.
     pub fn new(config: &Config) -> Self {
         let head_dim = config.head_dim as f64;
+        // ANCHOR: frequencies
         let inv_freq = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / head_dim));
+        // ANCHOR_END: frequencies
         match config.rope_scaling {
             RopeScaling::None => Self { inv_freq: inv_freq.map(|f| f as f32).collect(), attention_factor: 1.0 },
             RopeScaling::Yarn {
@@ -55,13 +57,13 @@ impl Rope {
         }
     }
 
+    // ANCHOR: cos_sin
     /// Cosines and sines of `tokens` positions from `start` on: `[tokens, head_dim]`, each row `head_dim / 2` cosines and
     /// then as many sines.
     ///
     /// Angles are products in f32, as in the official implementation: at position 40,000 an f64 product would differ
     /// from it by 0.002 radians, and the model has learned with f32 ones.
     pub fn cos_sin(&self, start: usize, tokens: usize) -> Vec<f32> {
-        // EXERCISE: m4.positions
         let mut out = Vec::with_capacity(tokens * self.inv_freq.len() * 2);
         for position in start..start + tokens {
             let angles = self.inv_freq.iter().map(|f| position as f32 * f);
@@ -69,9 +71,9 @@ impl Rope {
             out.extend(angles.map(|angle| angle.sin() * self.attention_factor));
         }
         out
-        // EXERCISE_END
     }
 }
+// ANCHOR_END: cos_sin
 
 #[cfg(test)]
 mod tests {

@@ -31,7 +31,7 @@ pub struct EngineOptions {
 
 impl EngineOptions {
     /// A backend is made here and nowhere else: calls the method of `visitor` with it.
-    pub(super) fn with_backend<V: WithBackend>(&self, visitor: V) -> Result<V::Out, SessionError> {
+    pub(crate) fn with_backend<V: WithBackend>(&self, visitor: V) -> Result<V::Out, SessionError> {
         match self.backend.resolve() {
             BackendKind::Reference => visitor.run(Reference),
             #[cfg(any(target_os = "macos", feature = "metal-standin"))]
@@ -51,7 +51,7 @@ impl EngineOptions {
 }
 
 /// What is done with a backend whose type is chosen at run time.
-pub(super) trait WithBackend {
+pub(crate) trait WithBackend {
     /// What comes of it.
     type Out;
     /// Does it.
@@ -218,7 +218,7 @@ impl Engine {
     }
 
     /// The weights as they lie in their files.
-    pub(super) fn checkpoint(&self) -> &Checkpoint {
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
         &self.inner.checkpoint
     }
 
@@ -276,7 +276,7 @@ impl Engine {
     }
 
     /// Checks tokens from outside: there are some, the model knows them, and they fit into `context`.
-    pub(super) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
+    pub(crate) fn check(&self, ids: &[u32], context: usize) -> Result<(), SessionError> {
         if ids.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }
@@ -407,15 +407,21 @@ impl Session {
             let chunk = &tokens[done..tokens.len().min(done + self.options.chunk)];
             let last = done + chunk.len() == tokens.len();
             let wanted = if last { last_wanted } else { LogitsFor::None };
-            match self.timeline.append(chunk, wanted, None)? {
+            match self.append(chunk, wanted)? {
                 Output::Logits(logits) => self.logits = logits,
                 Output::Best(id, logit) => best = Some((id, logit)),
             }
-            self.tokens.extend_from_slice(chunk);
             done += chunk.len();
         }
         Ok(best)
         // EXERCISE_END
+    }
+
+    /// Computes some tokens more; after an error there are none, and the next call computes all that it needs.
+    fn append(&mut self, tokens: &[u32], wanted: LogitsFor) -> Result<Output, SessionError> {
+        let output = self.timeline.append(tokens, wanted, None).inspect_err(|_| self.tokens.clear())?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(output)
     }
 
     /// Makes `tokens` true and returns the logits of `tokens[first..]`, row-major: `[tokens.len() - first, vocab]`.
@@ -435,8 +441,7 @@ impl Session {
                 true => (first.min(tokens.len()).min(done + self.options.chunk), LogitsFor::None),
                 false => (tokens.len(), LogitsFor::All),
             };
-            rows = self.timeline.append(&tokens[done..end], wanted, None)?.logits();
-            self.tokens.extend_from_slice(&tokens[done..end]);
+            rows = self.append(&tokens[done..end], wanted)?.logits();
             done = end;
         }
         Ok(rows)

@@ -4,9 +4,10 @@ use super::engine::Session;
 use super::error::SessionError;
 use super::sampling::{Choice, Sampler, SamplingParams, TokenLogprob, check_best};
 use super::stop::StopMatcher;
+use crate::clock::Instant;
 use crate::text::StreamDecoder;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How to continue.
 #[derive(Clone, Debug, Default)]
@@ -110,87 +111,141 @@ pub enum Event<'a> {
     Rest(&'a str),
 }
 
-impl Session {
-    /// Continues `prompt`, calling `on_event` for each chunk of the prompt and each token; breaking off ends it.
+/// A continuation at work, one token a [`step`](Self::step): for callers that cannot wait until it is over.
+pub struct Generation {
+    options: GenerateOptions,
+    prompt_len: usize,
+    /// The prompt and what was generated.
+    tokens: Vec<u32>,
+    sampler: Sampler,
+    decoder: StreamDecoder,
+    stops: StopMatcher,
+    text: String,
+    timings: Timings,
+    stop_reason: Option<StopReason>,
+}
+
+impl Generation {
+    /// Checks the prompt and the options, and computes the prompt on `session`; `progress(done, total)` hears of its chunks
+    /// and can break off.
     ///
-    /// The prompt and the limit are checked before any work: a prompt that leaves no room for a single token is an error,
-    /// and one that fills the context on the way ends with [`StopReason::ContextFull`].
+    /// A prompt that leaves no room for a single token is an error, before any work; one that fills the context on the way
+    /// ends with [`StopReason::ContextFull`].
+    pub fn new(
+        session: &mut Session,
+        prompt: &[u32],
+        options: GenerateOptions,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Generation, SessionError> {
+        let engine = session.engine().clone();
+        let sampler = Sampler::new(options.sampling.clone(), engine.config().vocab_size)?;
+        if prompt.len() >= session.context() {
+            return Err(SessionError::ContextTooLong {
+                needed: prompt.len() + 1,
+                context: session.context(),
+                model_context: engine.config().max_context(),
+            });
+        }
+        let mut timings = Timings { prompt_tokens: prompt.len(), ..Timings::default() };
+        let before = session.token_layers();
+        let started = Instant::now();
+        session.evaluate_with_progress(prompt, progress)?;
+        timings.prefill = started.elapsed();
+        let computed = (session.token_layers() - before) / engine.config().num_hidden_layers as u64;
+        timings.cached_tokens = prompt.len() - computed as usize;
+        Ok(Generation {
+            prompt_len: prompt.len(),
+            tokens: prompt.to_vec(),
+            sampler,
+            decoder: StreamDecoder::default(),
+            stops: StopMatcher::new(options.stop_strings.clone()),
+            text: String::new(),
+            timings,
+            stop_reason: None,
+            options,
+        })
+    }
+
+    /// Computes and samples the next token on the session that it began on; `None` when the continuation is over.
+    pub fn step(&mut self, session: &mut Session) -> Result<Option<GeneratedToken>, SessionError> {
+        if self.stop_reason.is_none() {
+            if self.options.max_tokens.is_some_and(|max| self.tokens.len() - self.prompt_len >= max) {
+                self.stop_reason = Some(StopReason::MaxTokens);
+            } else if self.tokens.len() >= session.context() {
+                self.stop_reason = Some(StopReason::ContextFull);
+            }
+        }
+        if self.stop_reason.is_some() {
+            return Ok(None);
+        }
+        // Evaluating what was appended last; nothing is left to do for the first token after the prompt.
+        let started = Instant::now();
+        let choice = match self.sampler.wants_only_the_best() {
+            true => {
+                let (id, _) = check_best(session.evaluate_best(&self.tokens)?)?;
+                Choice { id, logprob: None, top: Vec::new() }
+            }
+            false => self.sampler.sample(session.evaluate(&self.tokens)?, &self.tokens, self.prompt_len)?,
+        };
+        if self.tokens.len() == self.prompt_len {
+            self.timings.prefill += started.elapsed();
+        } else {
+            self.timings.decode += started.elapsed();
+            self.timings.decoded_tokens += 1;
+        }
+        if self.options.stop_tokens.contains(&choice.id) {
+            self.stop_reason = Some(StopReason::StopToken);
+            return Ok(None);
+        }
+        self.tokens.push(choice.id);
+        let piece = self.decoder.push(session.engine().token_bytes(choice.id));
+        let (piece, stopped) = self.stops.push(&piece);
+        self.text.push_str(&piece);
+        if stopped.is_some() {
+            self.stop_reason = Some(StopReason::StopString);
+        }
+        Ok(Some(GeneratedToken { id: choice.id, text: piece, logprob: choice.logprob, top_logprobs: choice.top }))
+    }
+
+    /// Ends it, now if it is not over: what was generated, and the text that was held back and is certain at the end (`None`
+    /// where a stop string has ended the text).
+    pub fn finish(mut self) -> (Completion, Option<String>) {
+        let mut stop_reason = self.stop_reason.unwrap_or(StopReason::Interrupted);
+        let rest = (stop_reason != StopReason::StopString).then(|| {
+            let (mut rest, stopped) = self.stops.push(&self.decoder.finish());
+            match stopped {
+                Some(_) => stop_reason = StopReason::StopString,
+                None => rest.push_str(&self.stops.finish()),
+            }
+            rest
+        });
+        self.text.push_str(rest.as_deref().unwrap_or_default());
+        let ids = self.tokens.split_off(self.prompt_len);
+        (Completion { ids, text: self.text, stop_reason, timings: self.timings }, rest)
+    }
+}
+
+impl Session {
+    /// Continues `prompt`, calling `on_event` for each chunk of the prompt and each token; breaking off ends it. See
+    /// [`Generation`], which does the work.
     pub fn generate(
         &mut self,
         prompt: &[u32],
         options: &GenerateOptions,
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Completion, SessionError> {
-        let engine = self.engine().clone();
-        let mut sampler = Sampler::new(options.sampling.clone(), engine.config().vocab_size)?;
-        if prompt.len() >= self.context() {
-            return Err(SessionError::ContextTooLong {
-                needed: prompt.len() + 1,
-                context: self.context(),
-                model_context: engine.config().max_context(),
-            });
+        let mut progress = |done, total| on_event(Event::Prefill { done, total });
+        let mut generation = Generation::new(self, prompt, options.clone(), &mut progress)?;
+        while let Some(token) = generation.step(self)? {
+            if on_event(Event::Token(&token)).is_break() {
+                break;
+            }
         }
-        let mut timings = Timings { prompt_tokens: prompt.len(), ..Timings::default() };
-        let before = self.token_layers();
-        let started = Instant::now();
-        self.evaluate_with_progress(prompt, &mut |done, total| on_event(Event::Prefill { done, total }))?;
-        timings.prefill = started.elapsed();
-        let computed = (self.token_layers() - before) / engine.config().num_hidden_layers as u64;
-        timings.cached_tokens = prompt.len() - computed as usize;
-
-        let mut tokens = prompt.to_vec();
-        let mut text = String::new();
-        let mut decoder = StreamDecoder::default();
-        let mut stops = StopMatcher::new(options.stop_strings.clone());
-        let mut stop_reason = loop {
-            if options.max_tokens.is_some_and(|max| tokens.len() - prompt.len() >= max) {
-                break StopReason::MaxTokens;
-            }
-            if tokens.len() >= self.context() {
-                break StopReason::ContextFull;
-            }
-            // Evaluating what was appended last; nothing is left to do for the first token after the prompt.
-            let started = Instant::now();
-            let choice = match sampler.wants_only_the_best() {
-                true => {
-                    let (id, _) = check_best(self.evaluate_best(&tokens)?)?;
-                    Choice { id, logprob: None, top: Vec::new() }
-                }
-                false => sampler.sample(self.evaluate(&tokens)?, &tokens, prompt.len())?,
-            };
-            if tokens.len() == prompt.len() {
-                timings.prefill += started.elapsed();
-            } else {
-                timings.decode += started.elapsed();
-                timings.decoded_tokens += 1;
-            }
-            if options.stop_tokens.contains(&choice.id) {
-                break StopReason::StopToken;
-            }
-            tokens.push(choice.id);
-            let piece = decoder.push(engine.token_bytes(choice.id));
-            let (piece, stopped) = stops.push(&piece);
-            text.push_str(&piece);
-            let token =
-                GeneratedToken { id: choice.id, text: piece, logprob: choice.logprob, top_logprobs: choice.top };
-            let flow = on_event(Event::Token(&token));
-            if stopped.is_some() {
-                break StopReason::StopString;
-            }
-            if flow.is_break() {
-                break StopReason::Interrupted;
-            }
-        };
-        if stop_reason != StopReason::StopString {
-            let (mut rest, stopped) = stops.push(&decoder.finish());
-            match stopped {
-                Some(_) => stop_reason = StopReason::StopString,
-                None => rest.push_str(&stops.finish()),
-            }
-            text.push_str(&rest);
+        let (completion, rest) = generation.finish();
+        if let Some(rest) = rest {
             // The text is complete either way; there is nothing left to break off.
             let _ = on_event(Event::Rest(&rest));
         }
-        Ok(Completion { ids: tokens.split_off(prompt.len()), text, stop_reason, timings })
+        Ok(completion)
     }
 }

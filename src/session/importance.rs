@@ -4,6 +4,7 @@ use super::engine::{Engine, EngineOptions, WithBackend};
 use super::error::SessionError;
 use crate::backend::Backend;
 use crate::backend::collect::Collect;
+use crate::backend::observed::Observed;
 use crate::model::kv_cache::KvDType;
 use crate::model::qwen3::{LogitsFor, Qwen3};
 use crate::weights::gguf::names;
@@ -40,7 +41,8 @@ impl WithBackend for CollectOn<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Self::Out, SessionError> {
         let Self { engine, ids, chunk, progress } = self;
-        let model = Qwen3::load(Collect::new(backend), engine.config().clone(), engine.checkpoint())?;
+        let model =
+            Qwen3::load(Observed::new(backend, Collect::default()), engine.config().clone(), engine.checkpoint())?;
         let mut state = model.state(KvDType::F16);
         for (i, part) in ids.chunks(chunk).enumerate() {
             if progress(i * chunk, ids.len()).is_break() {
@@ -50,7 +52,7 @@ impl WithBackend for CollectOn<'_> {
             // Every token's state goes through the head, which is a matrix like the others.
             model.append(&mut state, part, LogitsFor::All, None)?;
         }
-        let sums = model.backend().take_sums().into_iter().filter_map(|(name, sums)| {
+        let sums = model.backend().observer().take_sums().into_iter().filter_map(|(name, sums)| {
             let squares = sums.squares.iter().map(|&sum| sum as f32).collect();
             Some((names::to_gguf(&name)?, ColumnSums { squares, rows: sums.rows }))
         });

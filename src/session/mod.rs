@@ -7,12 +7,14 @@ pub mod devices;
 mod engine;
 mod error;
 mod generate;
+#[cfg(not(target_family = "wasm"))]
 mod importance;
 pub mod perplexity;
 pub mod sampling;
 pub mod stop;
 pub mod verify;
 
+pub(crate) use engine::WithBackend;
 pub use engine::{Engine, EngineOptions, Session, SessionOptions};
 pub use error::SessionError;
-pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, StopReason, Timings};
+pub use generate::{Completion, Event, GenerateOptions, GeneratedToken, Generation, StopReason, Timings};

@@ -126,7 +126,6 @@ pub fn windows(tokens: usize, context: usize, stride: Option<usize>) -> Result<V
     if let Some(stride) = stride.filter(|&stride| stride == 0 || stride >= context) {
         return Err(PerplexityError::Stride { stride, context });
     }
-    // EXERCISE: m5.windows
     if tokens <= context && (stride.is_some() || tokens < context) {
         return Ok(vec![Window { tokens: 0..tokens, scored_from: 1 }]);
     }
@@ -145,7 +144,6 @@ pub fn windows(tokens: usize, context: usize, stride: Option<usize>) -> Result<V
             .collect()
         }
     })
-    // EXERCISE_END
 }
 
 /// What was found out about one token.

@@ -412,7 +412,6 @@ fn at_least(logits: &[f32], floor: f32, mut found: impl FnMut(u32, f32)) {
 
 /// The k-th largest value, by one pass that keeps a buffer of a few times k; -infinity if `k` is 0 or there are fewer.
 fn kth_largest(values: &[f32], k: usize, buffer: &mut Vec<f32>) -> f32 {
-    // EXERCISE: m3.top_k
     buffer.clear();
     if k == 0 || k >= values.len() {
         return f32::NEG_INFINITY;
@@ -435,7 +434,6 @@ fn kth_largest(values: &[f32], k: usize, buffer: &mut Vec<f32>) -> f32 {
         return f32::NEG_INFINITY;
     }
     *buffer.select_nth_unstable_by(k - 1, descending).1
-    // EXERCISE_END
 }
 
 /// Keeps the fewest candidates, by [`Candidate::rank`], whose weights reach `p` of the total; at least one. They stay in
@@ -475,10 +473,8 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
 
 /// Keeps the candidates that are at least `min_p` times as likely as the most likely one.
 fn keep_min_p(candidates: &mut Vec<Candidate>, min_p: f64) {
-    // EXERCISE: m3.min_p
     // The most likely one has weight 1.
     candidates.retain(|c| c.weight >= min_p);
-    // EXERCISE_END
 }
 
 /// The sum of the weights, in the order of ids.

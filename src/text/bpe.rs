@@ -134,6 +134,7 @@ impl Bpe {
         ids.extend_from_slice(symbols);
     }
 
+    // ANCHOR: merge_plain
     /// The rule as it is written: look for the lowest rank, merge it, close the gap. `merges[i]` is what
     /// `symbols[i]` and `symbols[i + 1]` can become.
     fn merge_plain(&self, symbols: &mut Vec<u32>, merges: &mut Vec<Merge>) {
@@ -153,6 +154,7 @@ impl Bpe {
         }
         // EXERCISE_END
     }
+    // ANCHOR_END: merge_plain
 
     /// The same rule in `n log n` steps: places wait in lists by rank instead of being searched for, and removed symbols
     /// are skipped by links instead of moving all that follow. Without it, a megabyte of one letter would take hours.
@@ -346,7 +348,8 @@ mod tests {
     fn merging_by_hand() {
         let mut vocabulary = Vocabulary::with_room(300);
         (0..=255).for_each(|byte| vocabulary.insert(byte.into(), &[byte]).unwrap());
-        let merges = [("b", "c"), ("a", "b"), ("a", "bc"), ("d", "d"), ("c", "d"), ("bc", "d"), ("e", "f"), ("g", "ef")];
+        let merges =
+            [("b", "c"), ("a", "b"), ("a", "bc"), ("d", "d"), ("c", "d"), ("bc", "d"), ("e", "f"), ("g", "ef")];
         for (id, (left, right)) in (256..).zip(merges) {
             vocabulary.insert(id, format!("{left}{right}").as_bytes()).unwrap();
         }

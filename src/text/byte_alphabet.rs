@@ -5,6 +5,7 @@
 //! themselves; the other 68 (controls, space, 0x7F to 0xA0, 0xAD) take U+0100, U+0101, … in order. So a space is
 //! written `Ġ` (U+0120) and a newline `Ċ` (U+010A).
 
+// ANCHOR: alphabet
 /// Whether a byte is spelled as the character of the same number.
 const fn stands_for_itself(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
@@ -27,6 +28,7 @@ const CHARS: [char; 256] = {
     }
     chars
 };
+// ANCHOR_END: alphabet
 
 /// The inverse of [`CHARS`]; `u16::MAX` for a character outside the alphabet.
 const BYTES: [u16; LAST + 1] = {

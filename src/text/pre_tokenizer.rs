@@ -7,6 +7,7 @@
 
 use super::char_class::{CharClass, class_of, classes};
 
+// ANCHOR: pattern
 /// The Qwen family's pattern. At each position the first alternative that matches wins:
 ///
 /// | alternative | in words | function |
@@ -20,6 +21,7 @@ use super::char_class::{CharClass, class_of, classes};
 /// | `\s+` | that one, if the word could not take it | `white_space` |
 pub const QWEN_PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+// ANCHOR_END: pattern
 
 /// Cuts a text into pieces, left to right. The pieces join to the text: nothing is dropped.
 pub struct Pieces<'a> {
@@ -110,7 +112,6 @@ impl<'a> Pieces<'a> {
 
     /// `\s*[\r\n]+|\s+(?!\S)|\s+`, in one pass over the run of white space at `start`.
     fn white_space(&self, start: usize) -> usize {
-        // EXERCISE: m0.white_space
         let (mut end, mut last_start, mut after_newline) = (start, start, None);
         while let Some((class, next)) = self.class_at(end) {
             match class {
@@ -127,7 +128,6 @@ impl<'a> Pieces<'a> {
             // The character before the word belongs to the word's piece.
             None => last_start,
         }
-        // EXERCISE_END
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// Turns a stream of token bytes into text, holding back an incomplete UTF-8 sequence until it is whole.
 ///
-/// A token is a string of bytes and may end in the middle of a character: `🚀` is three tokens. However the bytes are
+/// A token is a string of bytes and may end in the middle of a character: `🪐` is three tokens in Qwen3. However the bytes are
 /// split, the pieces returned by [`push`](Self::push) and [`finish`](Self::finish) join to what
 /// [`String::from_utf8_lossy`] makes of all the bytes at once, and each byte is shown as soon as it is certain.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +12,7 @@ pub struct StreamDecoder {
 }
 
 impl StreamDecoder {
+    // ANCHOR: push
     /// Adds a token's bytes; returns the text that is now certain. Bytes that can no longer become a character are
     /// replaced by U+FFFD at once.
     pub fn push(&mut self, bytes: &[u8]) -> String {
@@ -42,6 +43,7 @@ impl StreamDecoder {
         text
         // EXERCISE_END
     }
+    // ANCHOR_END: push
 
     /// The end of the stream: what was held back, an incomplete sequence replaced by U+FFFD.
     pub fn finish(&mut self) -> String {

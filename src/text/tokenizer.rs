@@ -101,6 +101,7 @@ impl Tokenizer {
         Ok(Tokenizer { vocabulary, bpe, added, nfc: file.nfc() })
     }
 
+    // ANCHOR: encode
     /// Token ids of `text`. Added tokens (`<|im_start|>`, `<think>`, …) match whole.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         // English takes about four and a half bytes a token.
@@ -116,6 +117,7 @@ impl Tokenizer {
         }
         ids
     }
+    // ANCHOR_END: encode
 
     /// Appends the ids of a normalized text without added tokens. A piece that is one of the `whole` tokens needs no merging.
     fn encode_part(&self, text: &str, whole: &[bool], recent: &mut Recent, scratch: &mut Scratch, ids: &mut Vec<u32>) {

@@ -2,10 +2,13 @@
 //!
 //! Everything in a file is checked with overflow-safe arithmetic before it is allocated or indexed: a lying file
 //! gets a [`WeightsError`] that names the file, the tensor and the byte offset.
+//!
+//! What downloads and writes files is left out on wasm, where a model comes as bytes: [`ModelSource::from_gguf`].
 
 mod bytes;
 mod checkpoint;
 mod config;
+#[cfg(not(target_family = "wasm"))]
 pub mod download;
 mod dtype;
 mod embedded;
@@ -16,10 +19,13 @@ pub mod gguf;
 mod json;
 pub mod known_models;
 mod model_directory;
+#[cfg(not(target_family = "wasm"))]
 mod new_file;
+#[cfg(not(target_family = "wasm"))]
 pub mod quantize;
 mod safetensors;
 mod source;
+#[cfg(not(target_family = "wasm"))]
 pub mod synth;
 
 pub use bytes::SharedBytes;
@@ -31,4 +37,3 @@ pub use generation_config::GenerationConfig;
 pub use json::printable;
 pub use model_directory::model_directory;
 pub use source::ModelSource;
-pub(crate) use source::hex;

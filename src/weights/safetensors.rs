@@ -20,6 +20,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The most dimensions of a tensor; no weight of a language model has more than 2.
 const MAX_DIMENSIONS: usize = 8;
 
+// ANCHOR: entry
 /// What the header says of one tensor. A field that the format does not have could change what the bytes mean.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +29,7 @@ struct Entry {
     shape: Vec<usize>,
     data_offsets: (usize, usize),
 }
+// ANCHOR_END: entry
 
 /// A header's value: a tensor, or the free text under `__metadata__`.
 enum Value {
@@ -96,6 +98,7 @@ pub(super) fn read_tensors(bytes: &SharedBytes, file: &str) -> Result<Vec<Tensor
                 "ends at byte {needed}, but the file has {there}: it is truncated, download it again"
             )));
         }
+        // ANCHOR: no_gap
         if begin < covered {
             let other = tensors.last().map_or_else(String::new, |tensor| printable(&tensor.name));
             return Err(refuse(format!(
@@ -107,6 +110,7 @@ pub(super) fn read_tensors(bytes: &SharedBytes, file: &str) -> Result<Vec<Tensor
             let gap = begin - covered;
             return Err(refuse(format!("{gap} bytes before it belong to no tensor; tensors must leave no gap")));
         }
+        // ANCHOR_END: no_gap
         let align = dtype.alignment();
         if (data_start + begin) % align != 0 {
             return Err(refuse(format!(

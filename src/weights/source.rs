@@ -4,7 +4,7 @@ use super::checkpoint::{INDEX_FILE, SINGLE_FILE, find_weights};
 use super::gguf::Gguf;
 use super::json::{MAX_JSON_BYTES, parse_object, read_bounded};
 use super::known_models::{self, KNOWN};
-use super::{Checkpoint, Config, GenerationConfig, SourceError, WeightsError, embedded, model_directory};
+use super::{Checkpoint, Config, GenerationConfig, SharedBytes, SourceError, WeightsError, embedded, model_directory};
 use crate::text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -80,6 +80,12 @@ impl ModelSource {
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { name, place: Place::Config(path.to_path_buf()), is_embedded_default: false })
+    }
+
+    /// A model in memory: the bytes of a GGUF file, which may come from anywhere.
+    pub fn from_gguf(name: &str, bytes: Vec<u8>) -> Result<ModelSource, WeightsError> {
+        let gguf = Arc::new(Gguf::from_bytes(SharedBytes::from_vec(bytes), name)?);
+        Ok(Self { name: name.into(), place: Place::Gguf { path: name.into(), gguf }, is_embedded_default: false })
     }
 
     fn find(model: &str) -> Result<ModelSource, WeightsError> {
@@ -389,7 +395,7 @@ fn sha256_of_file(path: &Path) -> std::io::Result<String> {
 }
 
 /// Bytes as lower-case hexadecimal digits: how hashes are written.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -16,8 +16,8 @@ pub fn checked() -> bool {
     std::env::var("METAL_STANDIN").map_or(cfg!(not(target_os = "macos")), |executor| executor == "cpu")
 }
 
-/// The backend with one place of one kernel's text changed. The directory lives as long as the backend needs it.
-pub fn planted(file: &str, from: &str, to: &str) -> (tempfile::TempDir, Metal) {
+/// The backend, or its plain kernels, with one place of one file's text changed. The directory lives as long as the backend needs it.
+pub fn planted(file: &str, from: &str, to: &str, plain: bool) -> (tempfile::TempDir, Metal) {
     choose();
     let directory = tempfile::tempdir().expect("a directory");
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/metal")).expect("the kernels") {
@@ -30,7 +30,7 @@ pub fn planted(file: &str, from: &str, to: &str) -> (tempfile::TempDir, Metal) {
         }
         std::fs::write(directory.path().join(name), text).expect("room on the disk");
     }
-    let metal = Metal::with_sources(false, Some(directory.path().to_owned())).expect("a device");
+    let metal = Metal::with_sources(plain, Some(directory.path().to_owned())).expect("a device");
     (directory, metal)
 }
 

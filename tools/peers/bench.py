@@ -196,7 +196,10 @@ class Server:
         return tokens / self.answer()["seconds"]
 
     def stop(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it ended by itself, and what was asked of it last is still in the pipe
         self.process.wait()
 
 
@@ -309,11 +312,8 @@ def main():
     shape, files = make_files(args)
     results, about, errors = {}, {}, {}
     started = datetime.now(timezone.utc)
-    for kind in args.types:
-        results[kind], about[kind], errors[kind] = run_type(kind, shape, files[kind], args)
-    print(table(results, args))
-
     out = args.out or ROOT / f"benches/results/peers-{started:%Y-%m-%d-%H%M}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "started": started.isoformat(timespec="seconds"),
         "command": ["tools/bench-peers", *sys.argv[1:]],
@@ -326,13 +326,18 @@ def main():
         "tests": {"decode": args.generate, "deep": [args.depth, args.generate_deep], "prefill": args.prompt},
         "rounds": args.rounds,
         "peers": about,
-        "errors": {kind: of_kind for kind, of_kind in errors.items() if of_kind},
+        "errors": errors,
         "results": results,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    for kind in args.types:
+        results[kind], about[kind], failed = run_type(kind, shape, files[kind], args)
+        if failed:
+            errors[kind] = failed
+        # After each type, since a type takes many minutes and the next may be broken off.
+        out.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(results, args))
     say(f"\nwritten to {out}")
-    raise SystemExit(1 if record["errors"] else 0)
+    raise SystemExit(1 if errors else 0)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ pub enum CatalogueError {
         problem: String,
     },
     /// Somebody asks for an exercise that there is not.
-    #[error("there is no exercise `{id}`{}", near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?")))]
+    #[error("there is no exercise `{id}`{}", near.as_ref().map_or("; `list` shows them all".into(), |near| format!("; did you mean `{near}`?")))]
     Unknown {
         /// What was asked for.
         id: String,
@@ -119,9 +119,7 @@ impl Mutant {
         }
         Ok(body)
     }
-}
 
-impl Mutant {
     /// Whether a failed test that says `message` looks like this mistake: `found 1` is not in `found 12`.
     pub fn is_shown_by(&self, message: &str) -> bool {
         let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '.');
@@ -176,13 +174,12 @@ impl Catalogue {
     pub fn get(&self, id: &str) -> Result<&Exercise, CatalogueError> {
         let found = self.exercises.iter().find(|exercise| exercise.entry.id == id);
         found.ok_or_else(|| {
-            let name = |id: &str| id.rsplit('.').next().unwrap_or(id).to_owned();
-            let near = |exercise: &&Exercise| {
-                let (known, asked) = (name(&exercise.entry.id), name(id));
-                known.contains(&asked) || asked.contains(&known)
-            };
-            let near = self.exercises.iter().find(near).map(|exercise| exercise.entry.id.clone());
-            CatalogueError::Unknown { id: id.into(), near: near.filter(|_| !id.is_empty()) }
+            // The milestone may be missing, or another one.
+            let name = |id: &str| id.rsplit('.').next().unwrap_or(id).to_lowercase();
+            let nearness = |exercise: &Exercise| strsim::jaro_winkler(&name(&exercise.entry.id), &name(id));
+            let all = self.exercises.iter().map(|exercise| (nearness(exercise), &exercise.entry.id));
+            let near = all.filter(|(nearness, _)| *nearness > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
+            CatalogueError::Unknown { id: id.into(), near: near.map(|(_, id)| id.clone()) }
         })
     }
 }
@@ -225,7 +222,7 @@ fn join(entries: Vec<Entry>, regions: Vec<Region>) -> Result<Vec<Exercise>, Cata
         }
         for (i, mutant) in entry.mutants.iter().enumerate() {
             let wrong = |problem: String| wrong(format!("mutant {}: {problem}", i + 1));
-            if mutant.body.is_some() == !mutant.change.is_empty() {
+            if mutant.body.is_some() != mutant.change.is_empty() {
                 return Err(wrong("it needs either `change` or `body`".into()));
             }
             if mutant.of(&region).map_err(wrong)? == region.body {
@@ -254,24 +251,43 @@ impl Exercise {
         self.region.file.starts_with("metal")
     }
 
-    /// What to do, as Markdown without a heading: signature, shapes, statement, example, tests. A page of the book can
-    /// include it.
+    /// The files that its tests are in, from the repository's root.
+    pub fn test_files(&self, root: &Path) -> Vec<PathBuf> {
+        let file = |test: &String| match test.split_once("::tests::") {
+            Some((module, _)) => {
+                let module = Path::new("src").join(module.replace("::", "/"));
+                let file = module.with_extension("rs");
+                if root.join(&file).exists() { file } else { module.join("mod.rs") }
+            }
+            None => Path::new("tests").join(&self.entry.target).with_extension("rs"),
+        };
+        self.entry.tests.iter().map(file).collect()
+    }
+
+    /// What to do, as Markdown without a heading: signature, shapes, statement, example, tests.
     pub fn markdown(&self) -> String {
         let Exercise { entry, region } = self;
         let language = if self.is_metal() { "cpp" } else { "rust" };
-        let mut out = format!("`{}`, in `{}`", entry.id, region.file.display());
-        if !entry.needs.is_empty() {
-            let needs: Vec<String> = entry.needs.iter().map(|need| format!("`{need}`")).collect();
-            out += &format!(", after {}", needs.join(" and "));
-        }
-        out += &format!(".\n\n```{language}\n{}\n```\n\n", region.signature);
+        let mut out = format!("```{language}\n{}\n```\n\n", region.signature);
         if !region.docs.is_empty() {
-            out += &format!("{}\n\n", region.docs);
+            out += &format!("{}\n\n", without_links(&region.docs));
         }
         out += &format!("{}\n\n**An example:** {}\n\n", entry.statement.trim(), entry.worked.trim());
         let tests: Vec<String> = entry.tests.iter().map(|test| format!("`{test}`")).collect();
         out + &format!("**Tests:** {}.\n", tests.join(", "))
     }
+}
+
+/// Rustdoc's links to items, ``[`Item`]`` and ``[`Item`](path)``, as the item alone: elsewhere they lead nowhere.
+fn without_links(docs: &str) -> String {
+    let mut out = String::new();
+    let mut rest = docs;
+    while let Some((before, link)) = rest.split_once("[`") {
+        let Some((item, after)) = link.split_once("`]") else { break };
+        out += &format!("{before}`{item}`");
+        rest = after.strip_prefix('(').and_then(|target| target.split_once(')')).map_or(after, |(_, after)| after);
+    }
+    out + rest
 }
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
@@ -339,7 +355,22 @@ mod tests {
             assert!(page.contains(part), "{part:?} is not in {page}");
         }
         assert_eq!(catalogue.get("one").unwrap_err().to_string(), "there is no exercise `one`; did you mean `m2.one`?");
-        assert_eq!(catalogue.get("m9.x").unwrap_err().to_string(), "there is no exercise `m9.x`");
+        assert_eq!(
+            catalogue.get("m9.x").unwrap_err().to_string(),
+            "there is no exercise `m9.x`; `list` shows them all"
+        );
+    }
+
+    #[test]
+    fn a_misspelled_id_is_recognized() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let catalogue = Catalogue::load(&root).unwrap();
+        for (asked, meant) in
+            [("m2.rms_nrom", "m2.rms_norm"), ("softmax", "m2.softmax"), ("m1.topp", "m3.top_p"), ("ROPE", "m2.rope")]
+        {
+            let error = catalogue.get(asked).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("did you mean `{meant}`?")), "{error}");
+        }
     }
 
     #[test]
@@ -370,10 +401,18 @@ mod tests {
     }
 
     #[test]
+    fn links_to_items_become_names() {
+        let docs = "See [`a::B`] and [`c`](Self::c) (of [n]).";
+        assert_eq!(without_links(docs), "See `a::B` and `c` (of [n]).");
+    }
+
+    #[test]
     fn a_mistake_is_known_by_all_of_a_number() {
         let one = &load(ENTRY, SOURCE).unwrap().exercises[0].entry.mutants[0];
         assert!(one.is_shown_by("one: expected 2, found 0") && one.is_shown_by("found 0, index"));
-        assert!(!one.is_shown_by("expected 2, found 0.5") && !one.is_shown_by("found 01") && !one.is_shown_by("found 7"));
+        assert!(
+            !one.is_shown_by("expected 2, found 0.5") && !one.is_shown_by("found 01") && !one.is_shown_by("found 7")
+        );
         assert!(!Mutant { shows: String::new(), ..one.clone() }.is_shown_by("anything"));
     }
 
@@ -383,17 +422,16 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let catalogue = Catalogue::load(&root).unwrap();
         let mut missing = Vec::new();
-        for Exercise { entry, region } in &catalogue.exercises {
-            let file = match entry.target.as_str() {
-                "lib" => region.file.clone(),
-                test => Path::new("tests").join(test).with_extension("rs"),
-            };
-            let tests = read(&root.join(file)).unwrap();
-            for test in &entry.tests {
+        for exercise in &catalogue.exercises {
+            let entry = &exercise.entry;
+            let mut tests = String::new();
+            for (test, file) in entry.tests.iter().zip(exercise.test_files(&root)) {
+                let text = read(&root.join(file)).unwrap();
                 let name = test.rsplit("::").next().unwrap();
-                if !tests.contains(&format!("fn {name}(")) {
+                if !text.contains(&format!("fn {name}(")) {
                     missing.push(format!("{}: test {name}", entry.id));
                 }
+                tests += &text;
             }
             for number in numbers(&entry.worked).filter(|number| !numbers(&tests).any(|found| found == *number)) {
                 missing.push(format!("{}: number {number}", entry.id));

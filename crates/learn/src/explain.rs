@@ -2,6 +2,7 @@
 
 use crate::catalogue::{Exercise, Mutant};
 use crate::run::Outcome;
+use crate::style::{BAD, GOOD, NAME};
 use std::fmt;
 
 /// The first place where an answer differs from the right one.
@@ -87,6 +88,7 @@ pub fn divergence(message: &str) -> Option<Divergence> {
     Some(Divergence { operation: words.into(), index: None, expected: line("right: ")?, found: line("left: ")? })
 }
 
+/// With colours; `anstream` takes them out.
 impl fmt::Display for Explanation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  test       {}", self.test)?;
@@ -100,12 +102,12 @@ impl fmt::Display for Explanation<'_> {
                 if let Some(index) = index {
                     writeln!(f, "  index      {index}, the first that differs")?;
                 }
-                writeln!(f, "  expected   {expected}\n  found      {found}")?;
+                writeln!(f, "  expected   {GOOD}{expected}{GOOD:#}\n  found      {BAD}{found}{BAD:#}")?;
             }
             Finding::Says(said) => writeln!(f, "\n{said}")?,
         }
         match self.mistake {
-            Some(mutant) => writeln!(f, "\nThis is what one sees when {}", mutant.teaches.trim()),
+            Some(mutant) => writeln!(f, "\n{NAME}This is what one sees when{NAME:#} {}", mutant.teaches.trim()),
             None => Ok(()),
         }
     }

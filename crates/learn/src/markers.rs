@@ -64,7 +64,7 @@ pub struct Region {
     pub file: PathBuf,
     /// Its lines in the file without the markers', counted from 0.
     pub lines: Range<usize>,
-    /// The text between the markers.
+    /// The text between the markers, without the book's.
     pub body: String,
     /// The spaces that each line of the body begins with.
     pub indent: String,
@@ -96,7 +96,7 @@ pub fn regions(file: &Path, text: &str) -> Result<Vec<Region>, MarkerError> {
             open = Some((at, id));
         } else if comment == END {
             let (begin, id) = open.take().ok_or_else(|| error(at, Problem::Unopened))?;
-            let body = &lines[begin + 1..at];
+            let body: Vec<&str> = lines[begin + 1..at].iter().copied().filter(|line| !is_anchor(line)).collect();
             if body.iter().all(|line| line.trim().is_empty()) {
                 return Err(error(begin, Problem::Empty(id.into())));
             }
@@ -106,7 +106,7 @@ pub fn regions(file: &Path, text: &str) -> Result<Vec<Region>, MarkerError> {
                 id: id.into(),
                 file: file.to_owned(),
                 lines: begin + 1..at,
-                body: join(body),
+                body: join(&body),
                 indent: lines[begin][..lines[begin].len() - lines[begin].trim_start().len()].into(),
                 signature,
                 docs,
@@ -149,6 +149,12 @@ pub fn indented(text: &str, indent: &str) -> String {
     text.trim_matches('\n').lines().map(line).collect()
 }
 
+/// Whether a line marks an excerpt for the book: `// ANCHOR: name`, `// ANCHOR_END: name`.
+fn is_anchor(line: &str) -> bool {
+    let comment = line.trim().strip_prefix("//").map_or("", str::trim_start);
+    comment.starts_with("ANCHOR:") || comment.starts_with("ANCHOR_END:")
+}
+
 fn join(lines: &[&str]) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
@@ -163,7 +169,7 @@ fn item_above(lines: &[&str]) -> Option<(String, String)> {
     let body = start + lines[start..].iter().position(|line| line.trim_end().ends_with('{'))?;
     let mut signature = indented(&join(&lines[start..=body]), "");
     signature.truncate(signature.trim_end().len() - 1);
-    let above = lines[..start].iter().rev().map(|line| line.trim());
+    let above = lines[..start].iter().rev().map(|line| line.trim()).filter(|line| !is_anchor(line));
     let mut docs: Vec<&str> = above
         .skip_while(|line| line.starts_with("#["))
         .map_while(|line| line.strip_prefix("///").or_else(|| line.strip_prefix("// ")))
@@ -225,6 +231,13 @@ impl A {
         let found = &regions(Path::new("add.metal"), text).unwrap()[0];
         assert_eq!(found.signature, "kernel void add(\n    uint i [[thread_position_in_grid]])");
         assert_eq!(found.docs, "Adds.");
+    }
+
+    #[test]
+    fn the_books_markers_are_no_part_of_an_exercise() {
+        let text = "/// Adds.\n// ANCHOR: add\nfn add() {\n    // EXERCISE: m0.add\n    // ANCHOR: x\n    x;\n    // ANCHOR_END: x\n    // EXERCISE_END\n}\n// ANCHOR_END: add\n";
+        let found = &regions(Path::new("a.rs"), text).unwrap()[0];
+        assert_eq!((found.docs.as_str(), found.body.as_str(), found.lines.clone()), ("Adds.", "    x;\n", 4..7));
     }
 
     #[test]

@@ -37,13 +37,13 @@ impl Answer {
     }
 }
 
-/// Proves the exercises with these ids, or all; prints a line for each and returns whether all hold.
-pub fn prove(catalogue: &Catalogue, only: &[String]) -> Result<bool> {
+/// Proves these exercises, prints a line for each and returns whether all hold. Without a compiler for kernels those in Metal
+/// are left out, and a line says so.
+pub fn prove(catalogue: &Catalogue, chosen: &[&Exercise]) -> Result<bool> {
     let all: Vec<&Exercise> = catalogue.exercises.iter().collect();
-    let chosen = match only {
-        [] => all.clone(),
-        ids => ids.iter().map(|id| catalogue.get(id)).collect::<Result<_, _>>()?,
-    };
+    let missing = run::missing_for_metal();
+    let (skipped, chosen): (Vec<&Exercise>, Vec<&Exercise>) =
+        chosen.iter().copied().partition(|it| missing.is_some() && it.is_metal());
     let without = run::target_directory(catalogue).join("without-answers");
     workbook::copy(catalogue, &without, &all, workbook::empty)?;
     if !run::compiles(catalogue, &without)? {
@@ -52,8 +52,8 @@ pub fn prove(catalogue: &Catalogue, only: &[String]) -> Result<bool> {
     println!("the engine without any answer compiles");
     let directory = run::target_directory(catalogue).join("all-answers");
     let rust: Vec<&Exercise> = all.iter().copied().filter(|exercise| !exercise.is_metal()).collect();
-    let files: Vec<&Exercise> = chosen.iter().copied().filter(|exercise| exercise.is_metal()).collect();
-    let copied: Vec<&Exercise> = rust.iter().chain(&files).copied().collect();
+    let metal: Vec<&Exercise> = chosen.iter().copied().filter(|exercise| exercise.is_metal()).collect();
+    let copied: Vec<&Exercise> = rust.iter().chain(&metal).copied().collect();
     workbook::copy(catalogue, &directory, &copied, |exercise| match exercise.is_metal() {
         true => exercise.region.body.clone(),
         false => all_answers(exercise),
@@ -78,6 +78,9 @@ pub fn prove(catalogue: &Catalogue, only: &[String]) -> Result<bool> {
         );
         problems.iter().for_each(|problem| println!("    {}", problem.replace('\n', "\n    ")));
         hold += usize::from(problems.is_empty());
+    }
+    for exercise in skipped {
+        println!("{:22} skipped: {}", exercise.entry.id, missing.as_deref().unwrap_or_default());
     }
     println!("{hold} of {} exercises hold", chosen.len());
     Ok(hold == chosen.len())
@@ -142,7 +145,8 @@ fn problems(catalogue: &Catalogue, exercise: &Exercise, program: &Path, director
         }
         let others = said.iter().enumerate().filter(|(other, said)| *other != i && mutant.is_shown_by(said));
         for (other, _) in others {
-            problems.push(format!("what wrong answer {number} shows, wrong answer {} shows, too: {shows:?}", other + 1));
+            problems
+                .push(format!("what wrong answer {number} shows, wrong answer {} shows, too: {shows:?}", other + 1));
         }
     }
     Ok(problems)

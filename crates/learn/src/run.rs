@@ -44,11 +44,19 @@ pub fn build(catalogue: &Catalogue, directory: &Path, target: &str, metal: bool)
     }
     // Of all that cargo reports, the last program that it has built for testing.
     let messages = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let programs = messages.filter_map(|message: serde_json::Value| {
+    let mut programs = messages.filter_map(|message: serde_json::Value| {
         let wanted = message["profile"]["test"] == true && message["target"]["name"] != "build-script-build";
         wanted.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     });
-    Ok(Some(programs.last().context("cargo built no test program")?))
+    Ok(Some(programs.next_back().context("cargo built no test program")?))
+}
+
+/// What kernels need to be compiled and is not here, with how to get it; `None` if nothing is missing.
+pub fn missing_for_metal() -> Option<String> {
+    let clang = std::env::var("METAL_STANDIN_CLANG").unwrap_or_else(|_| "clang-19".into());
+    let starts = || Command::new(&clang).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let missing = !cfg!(target_os = "macos") && !starts();
+    missing.then(|| format!("{clang} is missing, which the stand-in for Metal needs (Debian: apt-get install --no-install-recommends clang-19)"))
 }
 
 /// Whether the copy at `directory` compiles with its tests; the compiler says on stderr why not.

@@ -14,12 +14,15 @@ use toml::{Table, Value};
 /// Where the reader's copies are, from the repository's root; git ignores it. `FS_EXERCISES` names another place.
 const DIRECTORY: &str = "exercises";
 
-/// A file in a copy: hints shown, and whether its tests have passed.
+/// A file in a copy: what the engine was, hints shown, and whether its tests have passed.
 const STATE: &str = ".state.toml";
 
 /// How far a reader is with an exercise.
 #[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct State {
+    /// [`fingerprint`] of the engine that was copied, in hexadecimal digits.
+    #[serde(default)]
+    pub engine: String,
     /// Hints that were shown.
     pub hints: usize,
     /// Whether the tests have passed.
@@ -64,15 +67,33 @@ pub fn start(catalogue: &Catalogue, exercise: &Exercise, again: bool) -> Result<
         fs::remove_dir_all(&to).with_context(|| format!("removing {}", to.display()))?;
     }
     copy(catalogue, &to, &[exercise], |_| hole(exercise))?;
-    set_state(catalogue, id, &State::default())?;
+    set_state(catalogue, id, &State { engine: fingerprint(catalogue, exercise)?, ..State::default() })?;
     write(&all(catalogue).join(".current"), id.as_bytes())?;
     Ok(to.join(&exercise.region.file))
+}
+
+/// A number of what an exercise is about in the engine: its file and its tests', with the statement. If it changes after a
+/// copy was made, that copy is of an older engine.
+pub fn fingerprint(catalogue: &Catalogue, exercise: &Exercise) -> Result<String> {
+    let mut files = vec![exercise.region.file.clone()];
+    files.extend(exercise.test_files(&catalogue.root));
+    files.dedup();
+    let mut text = exercise.markdown();
+    for file in files {
+        text += &read(&catalogue.root.join(file))?;
+    }
+    // FNV-1a
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    Ok(format!("{hash:016x}"))
 }
 
 /// What stands where the answer belongs: the exercise as a comment, and in Rust a `todo!()`.
 fn hole(exercise: &Exercise) -> String {
     let Exercise { entry, region } = exercise;
-    let mut text: String = [entry.statement.trim(), "", &format!("Example: {}", entry.worked.trim())]
+    let (example, tests) = (format!("Example: {}", entry.worked.trim()), format!("Tests: {}", entry.tests.join(", ")));
+    let mut text: String = [entry.statement.trim(), "", &example, "", &tests]
         .iter()
         .flat_map(|paragraph| paragraph.split('\n'))
         .map(|line| format!("// {line}").trim_end().to_owned() + "\n")

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const ID: &str = "m2.kv_head";
+const ID: &str = "m4.bytes_per_token";
 
 /// Where this reader's exercises are, from the repository's root.
 const DIRECTORY: &str = "target/learn/reader";
@@ -35,32 +35,39 @@ fn an_exercise_from_start_to_solution() {
     let _ = std::fs::remove_dir_all(root().join(DIRECTORY));
     says(&["check"], false, &["no exercise was started yet"]);
     says(&["hint", ID], false, &["was not started"]);
-    says(&["start", ID], true, &["fn kv_head_of", "6 query heads and 2 KV heads", "attention.rs, line"]);
+    says(&["start", ID], true, &["fn bytes_per_token", "takes 114,688 bytes", "kv_cache.rs, line"]);
     says(&["start", ID], false, &["is there already", "--again"]);
     says(&["list"], true, &["begun", "0 of"]);
     says(&["check"], false, &["still `todo!()`"]);
 
-    let file = root().join(DIRECTORY).join(ID).join("src/backend/reference/attention.rs");
+    let file = root().join(DIRECTORY).join(ID).join("src/model/kv_cache.rs");
     let text = std::fs::read_to_string(&file).expect("the copy");
     let write = |answer: &str| {
-        let new = text.replace("todo!(\"m2.kv_head\")", answer);
+        let new = text.replace("todo!(\"m4.bytes_per_token\")", answer);
         assert_ne!(new, text);
         std::fs::write(&file, new).expect("room on the disk");
     };
-    write("head +");
+    write("self.layers +");
     says(&["check"], false, &["does not compile yet"]);
-    write("head % kv_heads");
-    let dealt = ["6 query heads over 2", "index      1", "expected   0", "found      1", "like cards"];
-    says(&["check"], false, &dealt);
-    write("head * kv_heads / heads");
-    says(&["check"], true, &["tests pass", "Next:"]);
+    let tiles = "self.kv_heads * self.head_dim.div_ceil(TILE) * self.dtype.bytes_per_tile_row()";
+    write(&format!("self.layers * {tiles}"));
+    let halved = ["Qwen3-0.6B, f16", "expected   114688", "found      57344", "keys or values are forgotten"];
+    says(&["check"], false, &halved);
+    write("usize::MAX");
+    let (_, said) = learn(&["check"]);
+    assert!(said.contains("not yet") && !said.contains("This is what one sees"), "no known mistake: {said}");
+    write(&format!("let both = 2 * self.layers;\n        both * {tiles}"));
+    says(&["check"], true, &["passes", "Next:"]);
     says(&["list"], true, &["solved", "1 of"]);
 
     says(&["hint"], true, &["hint 1 of 2"]);
     says(&["hint"], true, &["hint 2 of 2"]);
     says(&["hint"], true, &["hint 2 of 2"]);
-    says(&["solution"], true, &["head / (heads / kv_heads)", "like cards"]);
-    says(&["start", ID, "--again"], true, &["attention.rs"]);
+    says(&["solution"], true, &["2 * self.layers * self.kv_heads", "keys or values are forgotten"]);
+    says(&["start", ID, "--again"], true, &["kv_cache.rs"]);
     assert_eq!(std::fs::read_to_string(&file).expect("the copy"), text, "a new start is the first one again");
-    says(&["show", "kv_hed"], false, &["there is no exercise `kv_hed`"]);
+    says(&["show", "m4.bytes_per_tokn"], false, &["did you mean `m4.bytes_per_token`?"]);
+    std::fs::write(file.parent().expect("src").join("../../.state.toml"), "hints = 0\nsolved = false\n")
+        .expect("room on the disk");
+    says(&["check"], false, &["The engine has changed since you started", "still `todo!()`"]);
 }

@@ -24,5 +24,6 @@ pub mod nvidia;
 pub mod objc;
 
 pub use machine::{executor, install};
+pub use metal::fault::fail_command_buffer;
 pub use objc::class::{Method, methods};
 pub use objc::object::live_objects;

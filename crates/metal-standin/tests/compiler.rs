@@ -1,5 +1,7 @@
 //! Programs that must compile, and what they become.
 
+#![cfg(not(target_os = "macos"))]
+
 use metal_standin::compiler::{ArgumentKind, ConstantValue, Kernel, Library, Source, Target};
 
 fn source(text: &str) -> Source {
@@ -158,6 +160,49 @@ fn a_cached_library_needs_no_compiler() {
     let cached = run("/nonexistent/clang");
     assert!(cached.status.success(), "{}", String::from_utf8_lossy(&cached.stderr));
     assert!(String::from_utf8_lossy(&cached.stdout).contains(".visible .entry msl_entry_k("));
+}
+
+/// Another compiler makes other kernels, also where it goes by the same name.
+#[test]
+#[cfg(unix)]
+fn another_version_of_clang_has_a_cache_of_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    std::fs::write(file("k.metal"), "kernel void k(device float *x [[buffer(0)]]) { x[0] = 1; }\n").unwrap();
+    let libraries = |version: &str| {
+        let script =
+            format!("#!/bin/sh\nif [ \"$1\" = --version ]; then echo clang {version}; else exec clang-19 \"$@\"; fi\n");
+        std::fs::write(file("clang"), script).unwrap();
+        std::fs::set_permissions(file("clang"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_mslc"))
+            .arg(file("k.metal"))
+            .env("METAL_STANDIN_CACHE", file("cache"))
+            .env("METAL_STANDIN_CLANG", file("clang"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let entries = std::fs::read_dir(file("cache")).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "library")).count()
+    };
+    assert_eq!(["19.1", "19.1", "19.2"].map(libraries), [1, 1, 2]);
+}
+
+/// Messages are about the files that a program says it was put together from.
+#[test]
+fn line_directives_are_obeyed() {
+    let text = "#line 1 \"kernel.metal\"\n#include <metal_stdlib>\nusing namespace metal;\n#line 7 \"included.h\"\n\
+                constant float right = wrong;\n#line 4 \"kernel.metal\"\nkernel vood k(device float *x [[buffer(0)]]) { x[0] = right; }\n";
+    let messages = |text: &str| {
+        let source = Source { text: text.into(), language_version: 0x3_0001, macros: Vec::new(), fast_math: true };
+        Library::compile(&source).err().unwrap().to_string()
+    };
+    let ours = messages(text);
+    assert!(ours.starts_with("kernel.metal:4:13: error: a kernel must return 'void'\nkernel vood k("), "{ours}");
+    let clangs = messages(&text.replace("vood", "void"));
+    assert!(clangs.starts_with("included.h:7:24: error: ") && clangs.contains("wrong"), "{clangs}");
+    let preprocessors = messages(&text.replace("using", "#error no\nusing"));
+    assert!(preprocessors.starts_with("kernel.metal:2:2: error: no"), "{preprocessors}");
 }
 
 #[test]

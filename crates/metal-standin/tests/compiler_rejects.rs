@@ -1,5 +1,7 @@
 //! What Apple's compiler refuses is refused here, with the line and the rule.
 
+#![cfg(not(target_os = "macos"))]
+
 use metal_standin::compiler::{Library, Source, Target};
 
 fn source(text: &str) -> Source {

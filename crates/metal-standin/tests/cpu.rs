@@ -1,6 +1,8 @@
 //! The CPU executor, on kernels written in C++ with clang's address spaces, as the compiler's output would be. Each
 //! planted bug differs from a right kernel in one place, and must be named in the command buffer's error.
 
+#![cfg(not(target_os = "macos"))]
+
 mod common;
 
 use common::{Bench, Kernel};

@@ -16,6 +16,7 @@ struct complex64 {
     float norm() const { return real * real + imag * imag; }
     float norm() const device { return real * real + imag * imag; }
 };
+extern "C" struct Sizes { uint rows; uint columns; };
 enum class mode : uchar { sum, product };
 constant float table[4] = {1.0, 2.0f, 0.5h, 1e-3};
 constant constexpr int width = 8;
@@ -30,7 +31,7 @@ template <typename T4> inline T4 widen(device const block_q8 *b, short i) {
 }
 
 kernel void vectors(device const float4 *x [[buffer(0)]], device half4 *h, device packed_float3 *p, device bfloat *b,
-                    device uint *u, constant Range &range, uint i [[thread_position_in_grid]]) {
+                    device uint *u, constant Range &range, constant Sizes &sizes, uint i [[thread_position_in_grid]]) {
     float4 v = x[i].wzyx * table[i & 3];
     v.xy += float2(as_type<half2>(u[i]));
     h[i] = (half4) v + half4(1.0h, 2.0h, half2(v.zw));
@@ -42,6 +43,8 @@ kernel void vectors(device const float4 *x [[buffer(0)]], device half4 *h, devic
     const auto m = max(int4(v), int4(range.high));
     u[i] += uint(m.x) + (uint) clamp(v, 0.0f, 1.0f).x + as_type<uint>(fast::exp(v.x)) + uint(precise::tanh(v.y));
     static_assert(traits<float>::wide && !traits<half>::wide, "sizes");
+    Sizes here = sizes;
+    u[i] += here.columns;
 }
 
 kernel void structs(device block_q8 *a, device const block_q4 *c, device complex64 *z, threadgroup Range *ranges [[threadgroup(0)]],

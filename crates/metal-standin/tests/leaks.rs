@@ -1,21 +1,14 @@
 //! Objects live as long as they are used and no longer. These tests count all objects of the process, so they have it for themselves.
 
+#![cfg(not(target_os = "macos"))]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
 
 mod support;
 
 use metal_standin::live_objects;
-use support::{Id, Size, buffer, device, pipeline, pool, quiet, send, words};
+use support::{Id, Size, add, buffer, device, pipeline, pool, quiet, send, words};
 
 const FOUR: Size = Size(4, 1, 1);
-
-/// `add_constant` on a buffer.
-fn add(encoder: Id, pipeline: Id, buffer: Id, value: u32) {
-    send!(encoder, c"setComputePipelineState:", pipeline => ());
-    send!(encoder, c"setBuffer:offset:atIndex:", buffer, 0usize, 0usize => ());
-    send!(encoder, c"setBytes:length:atIndex:", &value, 4usize, 1usize => ());
-    send!(encoder, c"dispatchThreadgroups:threadsPerThreadgroup:", Size(2, 1, 1), Size(2, 1, 1) => ());
-}
 
 /// The program may let go of everything after commit; it lives until the work is done, and no longer.
 #[test]

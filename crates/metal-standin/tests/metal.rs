@@ -1,23 +1,16 @@
 //! The Metal classes: libraries, pipelines, order of commands, ownership, errors.
 
+#![cfg(not(target_os = "macos"))]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
 
 mod support;
 
 use support::{
-    Id, NIL, NO_ERROR, Range, Size, buffer, class, compile, device, library, pipeline, pool, read, send, text, words,
+    Id, NIL, NO_ERROR, Range, add, buffer, class, compile, device, library, pipeline, pool, read, send, text, words,
 };
 
 fn queue(device: Id) -> Id {
     send!(send!(device, c"newCommandQueue" => Id), c"autorelease" => Id)
-}
-
-/// `add_constant` on a buffer.
-fn add(encoder: Id, pipeline: Id, buffer: Id, value: u32) {
-    send!(encoder, c"setComputePipelineState:", pipeline => ());
-    send!(encoder, c"setBuffer:offset:atIndex:", buffer, 0usize, 0usize => ());
-    send!(encoder, c"setBytes:length:atIndex:", &value, 4usize, 1usize => ());
-    send!(encoder, c"dispatchThreadgroups:threadsPerThreadgroup:", Size(2, 1, 1), Size(2, 1, 1) => ());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! From a program in MSL through the compiler to the CPU executor.
 
+#![cfg(not(target_os = "macos"))]
+
 mod common;
 
 use common::{Bench, Kernel};

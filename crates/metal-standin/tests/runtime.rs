@@ -1,5 +1,6 @@
 //! The Objective-C runtime: messages, retain counts, pools, and the table of methods.
 
+#![cfg(not(target_os = "macos"))]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
 
 mod support;

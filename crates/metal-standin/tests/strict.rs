@@ -1,6 +1,7 @@
 //! A program that breaks a rule aborts with one line that says which. Each rule has a test here: it runs in a child
 //! process, which must die of SIGABRT after a line that begins with `metal-standin:` and says the words given.
 
+#![cfg(not(target_os = "macos"))]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a message is as safe as its signature, which stands beside it")]
 
 mod support;
@@ -9,7 +10,7 @@ use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
-use support::{Id, NIL, Range, Size, buffer, class, device, pipeline, pool, send, string, text};
+use support::{Id, NIL, Range, Size, add, buffer, class, device, pipeline, pool, send, string, text, words};
 
 const CHILD: &str = "METAL_STANDIN_TEST_CHILD";
 
@@ -326,5 +327,32 @@ fn no_memory_is_nil() {
         return;
     }
     let output = child("no_memory_is_nil", &[("METAL_STANDIN_MEMORY", "1000")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// One failure, on demand, in its turn: nothing of that command buffer runs, and those before and after it do.
+#[test]
+fn a_command_buffer_fails_when_it_is_told_to() {
+    if is_child() {
+        pool(|| {
+            let device = device();
+            let (pipeline, values) = (pipeline(device, "add_constant"), buffer(device, &[0; 4]));
+            let queue = send!(device, c"newCommandQueue" => Id);
+            let runs = [(); 3].map(|()| {
+                let commands = send!(queue, c"commandBuffer" => Id);
+                let encoder = send!(commands, c"computeCommandEncoder" => Id);
+                add(encoder, pipeline, values, 1);
+                send!(encoder, c"endEncoding" => ());
+                send!(commands, c"commit" => ());
+                send!(commands, c"waitUntilCompleted" => ());
+                let error = send!(commands, c"error" => Id);
+                let code = if error.is_null() { 0 } else { send!(error, c"code" => isize) };
+                (send!(commands, c"status" => usize), code, words(values)[0])
+            });
+            assert_eq!(runs, [(4, 0, 1), (5, 2, 1), (4, 0, 2)]);
+        });
+        return;
+    }
+    let output = child("a_command_buffer_fails_when_it_is_told_to", &[("METAL_STANDIN_FAIL", "2")]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -3,8 +3,8 @@
 use super::Cpu;
 use super::huge::HugeBytes;
 use super::simd::Sum;
+use crate::clock::Instant;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 
 /// Larger than any cache that one program has to itself.
 const BYTES: usize = 128 << 20;

@@ -8,8 +8,9 @@
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Bytes of a chunk: many huge pages, of which only the last is not filled. What is not written takes no memory.
-const CHUNK: usize = 64 << 20;
+/// Bytes of a chunk: many huge pages, of which only the last is not filled. What is not written takes no memory, but on wasm,
+/// which has no huge pages either.
+const CHUNK: usize = if cfg!(target_family = "wasm") { 1 << 20 } else { 64 << 20 };
 
 /// Memory that several weights share: written when a weight is loaded, read from then on. A backend loads all its weights before it
 /// computes, so no reader ever waits for a writer (and may hold several guards of one chunk).

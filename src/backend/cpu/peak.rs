@@ -4,8 +4,8 @@
 use super::Cpu;
 use super::simd::{Bf16Peak, FmaPeak, Int8Peak};
 use crate::backend::{Operands, Peak};
+use crate::clock::Instant;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 
 /// Passes; the best one counts, because anything else on the machine only slows a pass down.
 const PASSES: usize = 5;

@@ -1,8 +1,8 @@
 //! The Metal backend: our own kernels (`metal/*.metal`), driven through the Objective-C runtime.
 //!
-//! Reading order: [`objc`] (messages to Metal), [`device`] (the GPU and its memory), [`library`] (from a source to a
-//! pipeline), [`stream`] (command buffers and barriers), [`weight`] and [`kv`] (what lies in GPU memory), and then this file
-//! with [`linear`] and [`attention`]: an encoder function for each operation.
+//! Reading order: [`objc`] (messages to Metal), `device` (the GPU and its memory), `library` (from a source to a
+//! pipeline), `stream` (command buffers and barriers), `weight` and `kv` (what lies in GPU memory), and then this file
+//! with `linear` and `attention`: an encoder function for each operation.
 //!
 //! Nothing is computed when an operation's method returns: it has been encoded. [`Backend::read`], [`Backend::finish`] and
 //! [`Backend::argmax`] run what was encoded and wait. An operation cannot say that it failed; the next of those three does.
@@ -22,7 +22,7 @@ pub use kv::MetalKvCache;
 pub use weight::MetalWeight;
 
 use super::{Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
-use crate::model::kv_cache::{KvDType, KvLayout, TILE};
+use crate::model::kv_cache::{KvDType, KvLayout, TILE, grown_capacity};
 use crate::weights::Tensor;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use device::Device;
@@ -175,6 +175,11 @@ static RMS_NORM: Operation = Operation::new("rms_norm.metal", "rms_norm");
 static ROPE: Operation = Operation::new("rope.metal", "rope");
 static SWIGLU: Operation = Operation::new("swiglu.metal", "swiglu");
 
+/// Bytes as a person reads them.
+fn size(bytes: f64) -> String {
+    if bytes < 1e8 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.2} GB", bytes / 1e9) }
+}
+
 fn error(message: String) -> BackendError {
     BackendError { backend: "metal", message }
 }
@@ -276,15 +281,17 @@ impl Backend for Metal {
         if most == 0 || bytes <= most {
             return Ok(());
         }
-        let gb = |bytes: u64| bytes as f64 / 1e9;
+        // What weights of 16 bits would be in fewer; formats that are still too large help nobody.
+        let formats = [("q8_0", 8.5), ("q4_k_m", 4.9)].map(|(name, bits)| (name, bytes as f64 * bits / 16.0));
+        let smaller = formats.iter().filter(|(_, bytes)| *bytes <= most as f64);
+        let smaller = smaller
+            .map(|(name, bytes)| format!("`fs quantize --type {name}` makes {} of 16-bit weights, ", size(*bytes)));
         Err(error(format!(
-            "the weights take {:.2} GB, and {} wants at most {:.2} GB in use; quantize the model to fewer bits (`fs quantize \
-             --type q8_0` makes {:.2} GB of 16-bit weights, q4_k_m about {:.2} GB), or run with --backend cpu",
-            gb(bytes),
+            "the weights take {}, and {} wants at most {} in use; {}run with --backend cpu",
+            size(bytes as f64),
             self.device.report().name,
-            gb(most),
-            gb(bytes) * 8.5 / 16.0,
-            gb(bytes) * 4.9 / 16.0,
+            size(most as f64),
+            smaller.map(|format| format + "or ").collect::<String>(),
         )))
     }
 
@@ -369,7 +376,7 @@ impl Backend for Metal {
         if positions <= cache.capacity {
             return;
         }
-        let (old, new) = (cache.capacity, positions.max(2 * cache.capacity).next_multiple_of(LEAST_CAPACITY));
+        let (old, new) = (cache.capacity, grown_capacity(cache.capacity, positions).next_multiple_of(LEAST_CAPACITY));
         let memory = || self.device.private(cache.bytes(new));
         let layers = (0..cache.layout.layers).map(|_| Ok([memory()?, memory()?])).collect::<Result<Vec<_>, String>>();
         let Some(layers) = self.noted(layers) else { return };

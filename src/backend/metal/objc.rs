@@ -3,14 +3,14 @@
 //!
 //! Sending a message `[receiver selector: argument]` is a call of `objc_msgSend(receiver, selector, argument)`, made as if it
 //! had the method's own signature. A wrong signature compiles, links, and then reads the wrong register; so every message is
-//! declared once, in the table of [`messages!`], from which the calls and the list [`MESSAGES`] are made, and
+//! declared once, in the table of `messages!`, from which the calls and the list [`MESSAGES`] are made, and
 //! `tests/metal_messages.rs` compares that list with Apple's headers.
 //!
-//! **Ownership** is in the types. An [`Object`] holds one reference and releases it when dropped. A method whose name begins
+//! **Ownership** is in the types. An `Object` holds one reference and releases it when dropped. A method whose name begins
 //! with `new`, `alloc` or `init` hands its reference over (`New`); what any other method returns belongs to the innermost
-//! autorelease pool, and is retained before it is given out (`Autoreleased`), so no pointer outlives its [`pool`].
+//! autorelease pool, and is retained before it is given out (`Autoreleased`), so no pointer outlives its `pool`.
 //!
-//! **SAFETY of all `unsafe` here.** Receivers and object arguments come from [`Object`]s, which are alive; selectors, argument
+//! **SAFETY of all `unsafe` here.** Receivers and object arguments come from `Object`s, which are alive; selectors, argument
 //! and result types are those of the table. Messages that take plain pointers are private to this file, and the functions
 //! around them say what they rely on. On macOS the symbols are those of the system's libraries; elsewhere the crate
 //! `metal-standin` defines them.
@@ -24,11 +24,17 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 #[cfg(not(target_os = "macos"))]
 use metal_standin as _;
 
-#[cfg_attr(target_os = "macos", link(name = "objc"))]
-#[cfg_attr(target_os = "macos", link(name = "Foundation", kind = "framework"))]
-#[cfg_attr(target_os = "macos", link(name = "Metal", kind = "framework"))]
+#[cfg(target_os = "macos")]
+#[link(name = "Foundation", kind = "framework")]
+unsafe extern "C" {}
+
 // Without it a command-line program is given no device.
-#[cfg_attr(target_os = "macos", link(name = "CoreGraphics", kind = "framework"))]
+#[cfg(target_os = "macos")]
+#[link(name = "CoreGraphics", kind = "framework")]
+unsafe extern "C" {}
+
+#[cfg_attr(target_os = "macos", link(name = "objc"))]
+#[cfg_attr(target_os = "macos", link(name = "Metal", kind = "framework"))]
 unsafe extern "C" {
     fn objc_getClass(name: *const c_char) -> *mut c_void;
     fn sel_registerName(name: *const c_char) -> *mut c_void;

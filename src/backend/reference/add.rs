@@ -1,5 +1,6 @@
 //! `x += y`.
 
+// ANCHOR: add
 /// Adds `y` to `x`, element by element: the residual connections and the biases.
 pub fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len());
@@ -7,3 +8,4 @@ pub fn add(x: &mut [f32], y: &[f32]) {
         *x += y;
     }
 }
+// ANCHOR_END: add

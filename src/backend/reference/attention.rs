@@ -5,34 +5,24 @@ use super::softmax::softmax;
 use crate::backend::{CachePosition, Heads};
 use crate::model::kv_cache::HostKvCache;
 
-/// The KV head that a query head reads: as many query heads in a row as there are for each KV head share it.
-fn kv_head_of(head: usize, Heads { heads, kv_heads, .. }: Heads) -> usize {
-    // EXERCISE: m2.kv_head
-    head / (heads / kv_heads)
-    // EXERCISE_END
-}
-
 /// For each token and query head: score every position up to the token's own, turn the scores into weights, and
 /// average the values by them.
 ///
 /// `q` and `out: [tokens, heads, head_dim]`. The mask is the loop's bound: a token at position `p` reads `0..=p` and
-/// nothing else exists for it.
+/// nothing else exists for it. `heads / kv_heads` query heads in a row share one KV head.
+// ANCHOR: attention
 pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, at: CachePosition) {
     // EXERCISE: m2.attention
-    let Heads { heads, head_dim, .. } = shape;
-    let scale = 1.0 / (head_dim as f32).sqrt();
+    let Heads { heads, kv_heads, head_dim } = shape;
+    let group = heads / kv_heads;
     let mut row = vec![0.0; head_dim];
     for t in 0..at.tokens {
         let positions = at.start + t + 1;
         for h in 0..heads {
-            let kv_head = kv_head_of(h, shape);
+            let kv_head = h / group;
             let query = &q[(t * heads + h) * head_dim..][..head_dim];
             let mut weights = vec![0.0; positions];
-            for (p, weight) in weights.iter_mut().enumerate() {
-                cache.read_key(at.layer, kv_head, p, &mut row);
-                *weight = dot(query, &row) * scale;
-            }
-            softmax(&mut weights);
+            attention_weights(&mut weights, query, cache, at.layer, kv_head);
 
             let out = &mut out[(t * heads + h) * head_dim..][..head_dim];
             out.fill(0.0);
@@ -46,6 +36,22 @@ pub fn attention(out: &mut [f32], q: &[f32], cache: &HostKvCache, shape: Heads, 
     }
     // EXERCISE_END
 }
+// ANCHOR_END: attention
+
+/// How much a query looks at each of the positions `0..weights.len()`: `softmax(query · Kᵀ / sqrt(head_dim))`.
+///
+/// `query: [head_dim]`; the keys are those of `kv_head` in `layer`.
+pub fn attention_weights(weights: &mut [f32], query: &[f32], cache: &HostKvCache, layer: usize, kv_head: usize) {
+    // EXERCISE: m2.attention_weights
+    let scale = 1.0 / (query.len() as f32).sqrt();
+    let mut key = vec![0.0; query.len()];
+    for (p, weight) in weights.iter_mut().enumerate() {
+        cache.read_key(layer, kv_head, p, &mut key);
+        *weight = dot(query, &key) * scale;
+    }
+    softmax(weights);
+    // EXERCISE_END
+}
 
 #[cfg(test)]
 mod tests {
@@ -53,31 +59,41 @@ mod tests {
     use crate::expect;
     use crate::model::kv_cache::{KvDType, KvLayout};
 
+    /// A cache of `k` and `v: [positions, kv_heads, head_dim]`.
+    fn cache(k: &[f32], v: &[f32], kv_heads: usize, head_dim: usize) -> HostKvCache {
+        let mut cache = HostKvCache::new(KvLayout { layers: 1, kv_heads, head_dim, dtype: KvDType::F32 });
+        let positions = k.len() / (kv_heads * head_dim);
+        // More room than there are positions, as always: what lies behind them must not be read.
+        cache.reserve(positions + 1);
+        cache.store(0, 0, positions, k, v);
+        cache
+    }
+
     #[test]
-    fn neighbouring_query_heads_share_a_kv_head() {
-        let map = |heads, kv_heads| -> Vec<usize> {
-            (0..heads).map(|head| kv_head_of(head, Heads { heads, kv_heads, head_dim: 1 })).collect()
-        };
-        expect::same("KV heads of 6 query heads over 2", &map(6, 2), &[0, 0, 0, 1, 1, 1]);
-        // Qwen3-0.6B
-        expect::same(
-            "KV heads of 16 query heads over 8",
-            &map(16, 8),
-            &[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
-        );
-        expect::same("one KV head for each query head", &map(3, 3), &[0, 1, 2]);
-        expect::same("one KV head for all", &map(3, 1), &[0, 0, 0]);
+    fn weights_by_hand() {
+        // Products are divided by the root of 4: scores ln 3 and 0, which weigh 3 to 1.
+        let k = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+        let mut weights = [f32::NAN; 2];
+        let query = [2.197225, 0.0, 0.0, 0.0]; // 2 · 1.098612
+        attention_weights(&mut weights, &query, &cache(&k, &[0.0; 8], 1, 4), 0, 0);
+        expect::close("attention weights of scores ln 3 and 0", &weights, &[0.75, 0.25], 1e-5);
+    }
+
+    #[test]
+    fn keys_are_those_of_the_kv_head() {
+        // KV head 0 has the keys ln 3, 0; KV head 1 has 0, ln 3.
+        let ln3 = 3f32.ln();
+        let cache = cache(&[ln3, 0.0, 0.0, ln3], &[0.0; 4], 2, 1);
+        let mut weights = [f32::NAN; 2];
+        attention_weights(&mut weights, &[1.0], &cache, 0, 1);
+        expect::close("attention weights, KV head 1", &weights, &[0.25, 0.75], 1e-5);
     }
 
     /// Attention of the last tokens over `k` and `v: [positions, kv_heads, head_dim]`.
     fn attend(q: &[f32], k: &[f32], v: &[f32], shape: Heads, tokens: usize) -> Vec<f32> {
-        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
-        let positions = k.len() / (kv_heads * head_dim);
-        let mut cache = HostKvCache::new(KvLayout { layers: 1, kv_heads, head_dim, dtype: KvDType::F32 });
-        // More room than there are positions, as always: what lies behind them must not be read.
-        cache.reserve(positions + 1);
-        cache.store(0, 0, positions, k, v);
-        let mut out = vec![f32::NAN; tokens * shape.heads * head_dim];
+        let cache = cache(k, v, shape.kv_heads, shape.head_dim);
+        let positions = k.len() / (shape.kv_heads * shape.head_dim);
+        let mut out = vec![f32::NAN; tokens * shape.heads * shape.head_dim];
         attention(&mut out, q, &cache, shape, CachePosition { layer: 0, start: positions - tokens, tokens });
         out
     }
@@ -103,9 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn each_query_head_reads_its_own_kv_head() {
-        let shape = Heads { heads: 4, kv_heads: 2, head_dim: 1 };
-        let out = attend(&[0.0; 4], &[0.0; 2], &[1.0, 2.0], shape, 1);
-        expect::close("attention of 4 heads over 2", &out, &[1.0, 1.0, 2.0, 2.0], 0.0);
+    fn neighbouring_query_heads_share_a_kv_head() {
+        let shape = Heads { heads: 6, kv_heads: 2, head_dim: 1 };
+        let out = attend(&[0.0; 6], &[0.0; 2], &[1.0, 2.0], shape, 1);
+        expect::close("attention of 6 query heads over 2 KV heads", &out, &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0], 0.0);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::backend::matrix::Matrix;
 
+// ANCHOR: linear
 /// `out[r][o] = Σ_i x[r][i] * weight[o][i]`, with `x: [rows, in]`, `weight: [out, in]`, `out: [rows, out]`.
 ///
 /// A weight row is widened to f32 once and then used for every input row.
@@ -17,7 +18,9 @@ pub fn linear(out: &mut [f32], x: &[f32], weight: &Matrix, rows: usize) {
     }
     // EXERCISE_END
 }
+// ANCHOR_END: linear
 
+// ANCHOR: dot
 /// `Σ_i a[i] * b[i]`, summed in index order.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
@@ -27,6 +30,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     sum
 }
+// ANCHOR_END: dot
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! RMSNorm (arXiv 1910.07467): each row is divided by its root mean square, then scaled by a learned weight.
 
+// ANCHOR: rms_norm
 /// `out[r] = x[r] / sqrt(mean(x[r]²) + eps) * weight`, with `x` and `out: [rows, n]` and `weight: [n]`.
 ///
 /// `eps` is inside the root, as in the official implementation: it only matters for rows that are almost zero.
@@ -19,6 +20,7 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32, rows: usiz
     }
     // EXERCISE_END
 }
+// ANCHOR_END: rms_norm
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! neighbours `2i, 2i + 1`. The two differ by a permutation of the weights, so a file made for one gives nonsense
 //! under the other.
 
+// ANCHOR: rope
 /// Rotates `x: [tokens, heads, head_dim]` in place.
 ///
 /// `cos_sin: [tokens, head_dim]`: for each token, `head_dim/2` cosines and then as many sines.
@@ -23,6 +24,7 @@ pub fn rope(x: &mut [f32], cos_sin: &[f32], tokens: usize, heads: usize, head_di
     }
     // EXERCISE_END
 }
+// ANCHOR_END: rope
 
 #[cfg(test)]
 mod tests {

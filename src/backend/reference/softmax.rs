@@ -1,5 +1,6 @@
 //! Softmax: scores become weights that are positive and sum to one.
 
+// ANCHOR: softmax
 /// `x[i] = exp(x[i]) / Σ_j exp(x[j])`, in place.
 ///
 /// The largest score is subtracted first: it cancels in the quotient, and keeps `exp` from overflowing.
@@ -16,6 +17,7 @@ pub fn softmax(x: &mut [f32]) {
     }
     // EXERCISE_END
 }
+// ANCHOR_END: softmax
 
 #[cfg(test)]
 mod tests {

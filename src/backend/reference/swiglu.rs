@@ -1,5 +1,6 @@
 //! SwiGLU (arXiv 2002.05202): one projection decides how much of the other passes.
 
+// ANCHOR: swiglu
 /// `gate[i] = silu(gate[i]) * up[i]`, with `silu(x) = x / (1 + exp(-x))`.
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len());
@@ -9,6 +10,7 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     }
     // EXERCISE_END
 }
+// ANCHOR_END: swiglu
 
 #[cfg(test)]
 mod tests {

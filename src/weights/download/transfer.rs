@@ -3,7 +3,7 @@
 use super::error::{At, DownloadError};
 use super::hub::{Answer, Hub, Method};
 use super::{Checksum, Event, Events, RemoteFile};
-use crate::weights::hex;
+use crate::weights::source::hex;
 use sha2::Digest;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -57,10 +57,8 @@ pub fn pack_codes(codes: &[u8; 256]) -> [u8; 128] {
 impl Q4K {
     /// Code `i` of the block's 256.
     pub fn code(&self, i: usize) -> u8 {
-        // EXERCISE: m5.q4_k_code
         let (sub, l) = (i / 32, i % 32);
         self.codes[sub / 2 * 32 + l] >> (4 * (sub % 2)) & 15
-        // EXERCISE_END
     }
 }
 

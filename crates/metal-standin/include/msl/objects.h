@@ -30,33 +30,35 @@ X(threadgroup)
 
 // NAME: what copying a struct wants. It needs MSL_CONSTRUCTORS or MSL_UNION_CONSTRUCTORS beside it, or the struct's own.
 // Templates, so that `s = {1, 2}` means a NAME in thread memory.
-#define MSL_ASSIGNMENTS(NAME)                                                                                        \
-    NAME &operator=(const NAME &) = default;                                                                         \
-    template <class MSL_S> requires(__is_same(MSL_S, NAME)) MSL_INLINE NAME &operator=(const device MSL_S &from) { msl::fetch_object(*this, from); return *this; }                          \
-    template <class MSL_S> requires(__is_same(MSL_S, NAME)) MSL_INLINE NAME &operator=(constant MSL_S &from) { msl::fetch_object(*this, from); return *this; }                              \
-    template <class MSL_S> requires(__is_same(MSL_S, NAME)) MSL_INLINE NAME &operator=(const threadgroup MSL_S &from) { msl::fetch_object(*this, from); return *this; }                     \
-    MSL_INLINE device NAME &operator=(this device NAME &self, NAME from) {                                           \
-        msl::copy_object(self, from);                                                                                \
-        return self;                                                                                                 \
-    }                                                                                                                \
-    MSL_INLINE threadgroup NAME &operator=(this threadgroup NAME &self, NAME from) {                                 \
-        msl::copy_object(self, from);                                                                                \
-        return self;                                                                                                 \
+#define MSL_ASSIGNMENT_FROM(NAME, FROM)                                            \
+    template <class MSL_S>                                                         \
+        requires(__is_same(MSL_S, NAME))                                           \
+    MSL_LOCAL_ASSIGNMENT_FROM(MSL_S, NAME, FROM)
+#define MSL_LOCAL_ASSIGNMENT_FROM(S, NAME, FROM)                                   \
+    MSL_INLINE NAME &operator=(FROM S &from) {                                     \
+        msl::fetch_object(*this, from);                                            \
+        return *this;                                                              \
     }
+#define MSL_ASSIGNMENT_TO(NAME, TO)                                                \
+    MSL_INLINE TO NAME &operator=(this TO NAME &self, NAME from) {                 \
+        msl::copy_object(self, from);                                              \
+        return self;                                                               \
+    }
+#define MSL_ASSIGNMENTS(NAME)                                                      \
+    NAME &operator=(const NAME &) = default;                                       \
+    MSL_ASSIGNMENT_FROM(NAME, const device)                                        \
+    MSL_ASSIGNMENT_FROM(NAME, constant)                                            \
+    MSL_ASSIGNMENT_FROM(NAME, const threadgroup)                                   \
+    MSL_ASSIGNMENT_TO(NAME, device)                                                \
+    MSL_ASSIGNMENT_TO(NAME, threadgroup)
 // A struct inside a function has no templates.
-#define MSL_LOCAL_ASSIGNMENTS(NAME)                                                                                        \
-    NAME &operator=(const NAME &) = default;                                                                         \
-    MSL_INLINE NAME &operator=(const device NAME &from) { msl::fetch_object(*this, from); return *this; }                          \
-    MSL_INLINE NAME &operator=(constant NAME &from) { msl::fetch_object(*this, from); return *this; }                              \
-    MSL_INLINE NAME &operator=(const threadgroup NAME &from) { msl::fetch_object(*this, from); return *this; }                     \
-    MSL_INLINE device NAME &operator=(this device NAME &self, NAME from) {                                           \
-        msl::copy_object(self, from);                                                                                \
-        return self;                                                                                                 \
-    }                                                                                                                \
-    MSL_INLINE threadgroup NAME &operator=(this threadgroup NAME &self, NAME from) {                                 \
-        msl::copy_object(self, from);                                                                                \
-        return self;                                                                                                 \
-    }
+#define MSL_LOCAL_ASSIGNMENTS(NAME)                                                \
+    NAME &operator=(const NAME &) = default;                                       \
+    MSL_LOCAL_ASSIGNMENT_FROM(NAME, NAME, const device)                            \
+    MSL_LOCAL_ASSIGNMENT_FROM(NAME, NAME, constant)                                \
+    MSL_LOCAL_ASSIGNMENT_FROM(NAME, NAME, const threadgroup)                       \
+    MSL_ASSIGNMENT_TO(NAME, device)                                                \
+    MSL_ASSIGNMENT_TO(NAME, threadgroup)
 #define MSL_CONSTRUCTORS(NAME)            \
     NAME(const NAME &) = default;         \
     NAME(const device NAME &) = default;  \

@@ -30,11 +30,11 @@ pub(crate) fn key(parts: &[&str]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The key of the standard library and of this compiler driver.
+/// The key of the standard library, of this compiler driver, and of clang.
 pub(crate) fn headers_key() -> String {
     static KEY: OnceLock<String> = OnceLock::new();
     KEY.get_or_init(|| {
-        let mut parts = vec![env!("CARGO_PKG_VERSION")];
+        let mut parts = vec![env!("CARGO_PKG_VERSION"), clang::version()];
         parts.extend(DRIVER);
         parts.extend(clang::HEADERS.iter().flat_map(|(name, text)| [*name, *text]));
         key(&parts)

@@ -75,15 +75,22 @@ fn compiler() -> PathBuf {
     std::env::var_os("METAL_STANDIN_CLANG").map_or_else(|| "clang-19".into(), PathBuf::from)
 }
 
-/// What `clang --version` says in its first line; `None` if there is no clang.
-pub(crate) fn version() -> Option<&'static str> {
-    static VERSION: OnceLock<Option<String>> = OnceLock::new();
-    VERSION
-        .get_or_init(|| {
-            let output = Command::new(compiler()).arg("--version").output().ok()?;
-            Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_string())
-        })
-        .as_deref()
+/// What `clang --version` says in its first line. Without a clang, that of the one which filled the cache, so that what it made
+/// is found.
+pub(crate) fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        let file = cache::directory().join("clang-version");
+        let recorded = std::fs::read_to_string(&file).unwrap_or_default();
+        let Ok(output) = Command::new(compiler()).arg("--version").output() else { return recorded };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.lines().next().unwrap_or_default();
+        if version != recorded {
+            // A cache that cannot be written is reported by whoever has something to put into it.
+            let _ = cache::write(&file, version.as_bytes());
+        }
+        version.into()
+    })
 }
 
 /// Options that decide what a type, a number or an address space is.
@@ -206,6 +213,8 @@ pub(crate) fn preprocess(source: &Source) -> Result<String, Diagnostics> {
     arguments.push("-".into());
     let mut text = format!("# 1 \"{FILE}\"\n");
     for line in source.text.lines() {
+        // Places are lines of this text until somebody reads them: see `origins`.
+        let line = if line_directive(line).is_some() { "" } else { line };
         // The preprocessor leaves pragmas alone; an unroll count may be a macro.
         let words = line.trim_start().strip_prefix('#').map(str::trim_start);
         let count = words.and_then(|l| l.strip_prefix("pragma")).and_then(|l| l.trim_start().strip_prefix("unroll"));
@@ -222,20 +231,44 @@ pub(crate) fn preprocess(source: &Source) -> Result<String, Diagnostics> {
     run(&arguments, &text).map_err(|errors| Diagnostics(with_lines(&errors.0, source)))
 }
 
-/// Adds the offending line and a caret below each message about the user's text.
+/// `#line NUMBER "FILE"`.
+fn line_directive(line: &str) -> Option<(u32, Option<&str>)> {
+    let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("line")?.trim_start();
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    Some((rest[..end].parse().ok()?, rest[end..].trim_start().strip_prefix('"')?.split_once('"').map(|(name, _)| name)))
+}
+
+/// File and number of each line of the text, as the program's `#line`s say.
+fn origins(source: &Source) -> Vec<(&str, u32)> {
+    let mut next = (FILE, 1);
+    let origin = |line| {
+        let origin = next;
+        next.1 += 1;
+        if let Some((number, file)) = line_directive(line) {
+            next = (file.unwrap_or(next.0), number);
+        }
+        origin
+    };
+    source.text.lines().map(origin).collect()
+}
+
+/// Makes each message about the user's text one about the file and line that its `#line`s say, and adds the offending line
+/// and a caret.
 fn with_lines(messages: &str, source: &Source) -> String {
+    let origins = origins(source);
     let mut result = String::new();
     for message in messages.lines() {
-        let mut parts = message.strip_prefix(FILE).unwrap_or("").splitn(4, ':').skip(1);
-        let number = |part: Option<&str>| part.and_then(|n| n.parse::<usize>().ok());
-        let (line, column) = (number(parts.next()), number(parts.next()));
-        let _ = writeln!(result, "{message}");
-        if let (Some(line), Some(column)) = (line, column)
-            && let Some(text) = source.text.lines().nth(line.wrapping_sub(1))
+        let parts: Vec<&str> = message.splitn(4, ':').collect();
+        let line = |number: &str| number.parse::<usize>().ok()?.checked_sub(1);
+        if let [FILE, number, column, rest] = parts[..]
+            && let Some((line, column)) = line(number).zip(column.parse::<usize>().ok())
+            && let (Some(text), Some((file, number))) = (source.text.lines().nth(line), origins.get(line))
         {
             let blank: String =
                 text.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-            let _ = writeln!(result, "{text}\n{blank}^");
+            let _ = writeln!(result, "{file}:{number}:{column}:{rest}\n{text}\n{blank}^");
+        } else {
+            let _ = writeln!(result, "{message}");
         }
     }
     result.truncate(result.trim_end().len());
@@ -308,7 +341,7 @@ fn translate(messages: &str, text: &Text, source: &Source) -> Diagnostics {
 fn precompiled(source: &Source, target: Target) -> Result<PathBuf, Diagnostics> {
     let headers = headers()?;
     let options = options(source, target);
-    let key = cache::key(&[version().unwrap_or(""), &options.join(" "), &cache::headers_key()]);
+    let key = cache::key(&[&options.join(" "), &cache::headers_key()]);
     let file = cache::directory().join(format!("library-{}.pch", &key[..32]));
     if file.exists() {
         return Ok(file);
@@ -357,7 +390,11 @@ pub(crate) fn lower(text: &Text, entry: &str, source: &Source, target: Target) -
         arguments.extend(strings(&["-gline-tables-only", "-Xclang", "-fpreserve-vec3-type"]));
     }
     arguments.extend(strings(&["-o", "-", "-"]));
-    let whole = format!("{}# 1 \"{FILE}\"\n{entry}", text.with_line_markers(FILE));
+    // What a function of an included file does is said to be done where the kernel's file calls it: see `cpu::ir`.
+    let mut origins = origins(source);
+    let kernels = origins.last().map_or(FILE, |(file, _)| *file);
+    origins.iter_mut().filter(|(file, _)| *file == kernels).for_each(|(file, _)| *file = FILE);
+    let whole = format!("{}# 1 \"{FILE}\"\n{entry}", text.with_line_markers(&origins));
     run(&arguments, &whole).map_err(|errors| translate(&errors.0, text, source))
 }
 

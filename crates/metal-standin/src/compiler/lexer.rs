@@ -153,6 +153,35 @@ pub(crate) fn tokens(preprocessed: &str, source: &str, file: &str) -> Vec<Token>
     result
 }
 
+/// Names of scalar types, and words that make one.
+pub(crate) const SCALARS: [&str; 25] = [
+    "void",
+    "bool",
+    "char",
+    "uchar",
+    "short",
+    "ushort",
+    "int",
+    "uint",
+    "long",
+    "ulong",
+    "float",
+    "half",
+    "bfloat",
+    "size_t",
+    "ptrdiff_t",
+    "int8_t",
+    "uint8_t",
+    "int16_t",
+    "uint16_t",
+    "int32_t",
+    "uint32_t",
+    "int64_t",
+    "uint64_t",
+    "unsigned",
+    "signed",
+];
+
 /// Index of the token that closes the bracket at `open`, or `tokens.len()`.
 pub(crate) fn closing(tokens: &[Token], open: usize) -> usize {
     let mut depth = 0_i32;

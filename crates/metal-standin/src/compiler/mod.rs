@@ -15,6 +15,8 @@ mod program;
 mod rewrite;
 mod rules;
 
+pub(crate) use clang::version;
+
 pub use library::{FunctionConstant, Library};
 
 use std::path::PathBuf;

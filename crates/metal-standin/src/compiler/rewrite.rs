@@ -30,16 +30,18 @@ impl Text {
     }
 
     /// The text with `# LINE "FILE"` where the user's lines do not just follow each other: for debug information.
-    pub(crate) fn with_line_markers(&self, file: &str) -> String {
+    /// `origins` are file and number of each of the user's lines.
+    pub(crate) fn with_line_markers(&self, origins: &[(&str, u32)]) -> String {
         let mut marked = String::with_capacity(self.text.len() + 256);
-        let mut expected = 0;
+        let mut expected = ("", 0);
         for (index, line) in self.text.lines().enumerate() {
             let place = self.place(index as u32 + 1, 1);
-            if place.line != 0 && place.line != expected {
-                let _ = writeln!(marked, "# {} \"{file}\"", place.line);
-                expected = place.line;
+            let origin = origins.get((place.line as usize).wrapping_sub(1));
+            if let Some(&(file, number)) = origin.filter(|&&origin| origin != expected) {
+                let _ = writeln!(marked, "# {number} \"{file}\"");
+                expected = (file, number);
             }
-            expected += 1;
+            expected.1 += 1;
             marked.push_str(line);
             marked.push('\n');
         }
@@ -136,6 +138,10 @@ impl<'a> Rewriter<'a> {
         let token = &self.tokens()[at];
         if let Some((_, new)) = RENAMED.iter().find(|(old, _)| token.is_name() && token.is(old)) {
             self.replace.insert(at, (*new).to_string());
+        }
+        if token.is("\"C\"") && self.is(at.wrapping_sub(1), "extern") {
+            // Structs get templates, which C has not; no name goes out of here.
+            self.replace.insert(at, "\"C++\"".into());
         }
         if token.kind == Kind::Number {
             let text = token.text.to_ascii_lowercase();

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::Source;
-use super::lexer::{Kind, Place, Token, closing, closing_angle};
+use super::lexer::{Kind, Place, SCALARS, Token, closing, closing_angle};
 use super::program::{Fault, Faults, Program};
 use super::rewrite::Text;
 
@@ -118,33 +118,6 @@ impl Checker<'_> {
 
     /// Whether a token is the name of a type that is certainly one: not a template's parameter.
     fn is_type_name(&self, at: usize) -> bool {
-        const SCALARS: [&str; 25] = [
-            "void",
-            "bool",
-            "char",
-            "uchar",
-            "short",
-            "ushort",
-            "int",
-            "uint",
-            "long",
-            "ulong",
-            "float",
-            "half",
-            "bfloat",
-            "size_t",
-            "int8_t",
-            "uint8_t",
-            "int16_t",
-            "uint16_t",
-            "int32_t",
-            "uint32_t",
-            "int64_t",
-            "uint64_t",
-            "unsigned",
-            "ptrdiff_t",
-            "signed",
-        ];
         self.program.tokens.get(at).filter(|t| t.is_name()).is_some_and(|token| {
             let base = token.text.trim_end_matches(['2', '3', '4']);
             SCALARS.contains(&&*token.text)

@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use super::group::{Entry, hook_access, hook_barrier, hook_exchange, hook_lane, hook_line};
 use super::ir;
-use crate::compiler::Kernel;
+use crate::compiler::{Kernel, version};
 use crate::dl::Library;
 
 /// What a kernel's thread may need beside its own frames: hooks, the C library's functions, a signal's frame.
@@ -68,7 +68,7 @@ fn compile(source: &Path, text: &str, entry: &str, checked: bool) -> Result<Path
     let processor = "-march=armv8.2-a+fp16";
     // This crate's own sources decide what the pass writes.
     let pass = (include_str!("ir.rs"), include_str!("load.rs"));
-    let base = source.with_file_name(format!("cpu-{}", digest(&(text, entry, checked, &clang, processor, pass))));
+    let base = source.with_file_name(format!("cpu-{}", digest(&(text, entry, checked, version(), processor, pass))));
     let (library, usage) = (base.with_extension("so"), base.with_extension("su"));
     if library.exists() && usage.exists() {
         return Ok(library);

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `foundation` (strings, errors, …), `device`, `buffer`, `library` (source, functions, pipelines),
 //! `queue` (command buffers: order, waiting), `encoder` (bindings, dispatches and the rules for them), `blit`; then the
-//! small ones: `capture`, `residency`, `event`.
+//! small ones: `capture`, `residency`, `event`, `fault` (failures on demand).
 //!
 //! Two kinds of trouble, as at Apple's. A program that breaks a rule which Apple's validation layer knows aborts with one line
 //! (`objc::failure`). What can happen to a correct program (a source that does not compile, a function that is not
@@ -14,6 +14,7 @@ pub(crate) mod capture;
 pub(crate) mod device;
 pub(crate) mod encoder;
 pub(crate) mod event;
+pub(crate) mod fault;
 pub(crate) mod foundation;
 pub(crate) mod library;
 pub(crate) mod queue;

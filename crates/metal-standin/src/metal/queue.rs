@@ -12,6 +12,7 @@ use super::blit::BlitEncoder;
 use super::buffer::{Buffer, Use};
 use super::encoder::ComputeEncoder;
 use super::event::SharedEvent;
+use super::fault;
 use super::foundation::error;
 use super::residency::ResidencySet;
 use crate::executor::{Command, Executor, Ticket, Timing};
@@ -51,11 +52,15 @@ impl Line {
             let mut recording = buffer.recording.lock().unwrap();
             match recording.stage {
                 Stage::Committed => {
-                    let commands = std::mem::take(&mut recording.commands);
+                    let mut commands = std::mem::take(&mut recording.commands);
+                    recording.is_faulty = recording.computes && fault::is_due();
+                    if recording.is_faulty {
+                        commands.clear();
+                    }
                     recording.stage = Stage::Submitted(Some(self.executor.submit(commands)));
                 }
                 Stage::NotEnqueued | Stage::Enqueued => break,
-                Stage::Submitted(_) | Stage::Completed(_) | Stage::Failed(_) => {}
+                Stage::Submitted(_) | Stage::Completed(_) | Stage::Failed(..) => {}
             }
         }
         let closed = line.closed;
@@ -74,7 +79,8 @@ impl Line {
             _ => None,
         };
         let Some(ticket) = ticket else { return false };
-        let outcome = self.executor.wait(ticket);
+        let outcome = self.executor.wait(ticket).map_err(|message| (1, message)); // MTLCommandBufferErrorInternal
+        let outcome = if front.recording().is_faulty { Err((fault::ERROR.0, fault::ERROR.1.into())) } else { outcome };
         let kept = front.finish(outcome);
         let mut line = self.state.lock().unwrap();
         let popped = line.waiting.pop_front();
@@ -107,8 +113,7 @@ impl Queue {
             }
         }
         line.state.lock().unwrap().unfinished += 1;
-        let recording =
-            Recording { stage: Stage::NotEnqueued, commands: vec![], kept: vec![], signals: vec![], open: None };
+        let recording = Recording::default();
         Retained::new(CommandBuffer { line: line.clone(), retains, recording: Mutex::new(recording) }).autorelease()
     }
 }
@@ -144,9 +149,14 @@ impl Body for CommandBuffer {
 }
 
 /// What has been encoded, and how far it has come.
+#[derive(Default)]
 pub(crate) struct Recording {
     stage: Stage,
     pub commands: Vec<Command>,
+    /// Whether it has, or had, a compute encoder.
+    computes: bool,
+    /// Whether it is made to fail.
+    is_faulty: bool,
     kept: Vec<Kept>,
     signals: Vec<(Retained<SharedEvent>, u64)>,
     /// The class of the encoder that is open.
@@ -160,14 +170,17 @@ enum Kept {
     Unretained(Use),
 }
 
+#[derive(Default)]
 enum Stage {
+    #[default]
     NotEnqueued,
     Enqueued,
     Committed,
     /// The ticket is there until somebody waits with it.
     Submitted(Option<Ticket>),
     Completed(Timing),
-    Failed(String),
+    /// `MTLCommandBufferError`, and a sentence.
+    Failed(isize, String),
 }
 
 impl Stage {
@@ -179,7 +192,7 @@ impl Stage {
             Stage::Committed => 2,
             Stage::Submitted(_) => 3,
             Stage::Completed(_) => 4,
-            Stage::Failed(_) => 5,
+            Stage::Failed(..) => 5,
         }
     }
 }
@@ -213,6 +226,7 @@ impl CommandBuffer {
         }
         recording.barrier();
         recording.open = Some(class);
+        recording.computes |= class == ComputeEncoder::CLASS;
     }
 
     /// Notes that a buffer, a pipeline, … is used.
@@ -226,10 +240,10 @@ impl CommandBuffer {
     }
 
     /// Called once, in order. What was kept is the caller's to drop.
-    fn finish(&self, outcome: Result<Timing, String>) -> Vec<Kept> {
+    fn finish(&self, outcome: Result<Timing, (isize, String)>) -> Vec<Kept> {
         let mut recording = self.recording();
         let failed = outcome.is_err();
-        recording.stage = outcome.map_or_else(Stage::Failed, Stage::Completed);
+        recording.stage = outcome.map_or_else(|(code, message)| Stage::Failed(code, message), Stage::Completed);
         for (event, value) in recording.signals.drain(..).filter(|_| !failed) {
             event.signal(value);
         }
@@ -240,13 +254,13 @@ impl CommandBuffer {
     fn is_over(&self) -> bool {
         loop {
             match self.recording().stage {
-                Stage::Completed(_) | Stage::Failed(_) => return true,
+                Stage::Completed(_) | Stage::Failed(..) => return true,
                 Stage::NotEnqueued | Stage::Enqueued => return false,
                 Stage::Committed | Stage::Submitted(_) => {}
             }
             if !self.line.finish_one() {
                 // Another thread may just have finished it; otherwise it is behind one that is not committed.
-                return matches!(self.recording().stage, Stage::Completed(_) | Stage::Failed(_));
+                return matches!(self.recording().stage, Stage::Completed(_) | Stage::Failed(..));
             }
         }
     }
@@ -338,7 +352,7 @@ class! { mtl_command_buffer, CommandBuffer, "MTLCommandBuffer": "MTLObject";
     - c"error" (this) -> Id {
         this.is_over();
         match &this.recording().stage {
-            Stage::Failed(message) => error("MTLCommandBufferErrorDomain", 1, message).autorelease(), // Internal
+            Stage::Failed(code, message) => error("MTLCommandBufferErrorDomain", *code, message).autorelease(),
             _ => std::ptr::null(),
         }
     }

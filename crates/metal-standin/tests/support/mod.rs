@@ -166,6 +166,14 @@ pub fn pipeline(device: Id, name: &str) -> Id {
     })
 }
 
+/// Encodes `add_constant` on a buffer of four words.
+pub fn add(encoder: Id, pipeline: Id, buffer: Id, value: u32) {
+    send!(encoder, c"setComputePipelineState:", pipeline => ());
+    send!(encoder, c"setBuffer:offset:atIndex:", buffer, 0usize, 0usize => ());
+    send!(encoder, c"setBytes:length:atIndex:", &value, 4usize, 1usize => ());
+    send!(encoder, c"dispatchThreadgroups:threadsPerThreadgroup:", Size(2, 1, 1), Size(2, 1, 1) => ());
+}
+
 pub const NIL: Id = std::ptr::null();
 pub const NO_ERROR: *mut Id = std::ptr::null_mut();
 

@@ -24,6 +24,8 @@ mod packed;
 mod peak;
 mod rows;
 mod scalar;
+#[cfg(target_feature = "simd128")]
+mod wasm;
 
 pub(crate) use attention::{AttentionTile, Decode, PIECE, Prefill, Reduce};
 pub(crate) use linear::{Interleave, Interleaved, Linear, LinearPanels, panel_tile};
@@ -65,12 +67,18 @@ pub enum Level {
     /// NEON with dotprod, i8mm and bf16.
     #[cfg(target_arch = "aarch64")]
     NeonI8mm,
+    /// wasm with simd128: 4 lanes. A module that has them runs nowhere else, so the compiler is told.
+    #[cfg(target_feature = "simd128")]
+    Simd128,
 }
 
 impl Level {
     /// Every level of this architecture, slowest first, with its name and whether this machine can run it.
     fn table() -> Vec<(Level, &'static str, bool)> {
+        #[allow(unused_mut, reason = "not every architecture has more")]
         let mut levels = vec![(Level::Scalar, "scalar", true)];
+        #[cfg(target_feature = "simd128")]
+        levels.push((Level::Simd128, "simd128", true));
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
@@ -201,6 +209,9 @@ impl Level {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Level::NeonI8mm => unsafe { neon::run_i8mm::<neon::F32x4<neon::I8mm>, K>(kernel) },
+            #[cfg(target_feature = "simd128")]
+            // SAFETY: the whole module is compiled with them, and a machine without them refuses it.
+            Level::Simd128 => unsafe { kernel.run::<wasm::F32x4>() },
         }
     }
 }

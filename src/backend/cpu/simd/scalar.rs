@@ -1,4 +1,4 @@
-//! Four f32 values in an array: what machines without known vector instructions run, and wasm.
+//! Four f32 values in an array: what machines without known vector instructions run.
 
 #![allow(clippy::undocumented_unsafe_blocks, reason = "the contract is the trait's; see `Vector`")]
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::lexer::{Kind, Token, closing, closing_angle};
+use super::super::lexer::{Kind, SCALARS, Token, closing, closing_angle};
 use super::{Rewriter, is_vector_name};
 
 impl Rewriter<'_> {
@@ -239,36 +239,8 @@ impl Rewriter<'_> {
     /// Whether tokens in parentheses are a type, so that the parentheses are a cast.
     fn is_type(&self, range: Range<usize>) -> bool {
         let tokens = &self.tokens()[range.clone()];
-        let words = [
-            "device",
-            "thread",
-            "threadgroup",
-            "constant",
-            "const",
-            "unsigned",
-            "float",
-            "half",
-            "bfloat",
-            "bool",
-            "char",
-            "uchar",
-            "short",
-            "ushort",
-            "int",
-            "uint",
-            "long",
-            "ulong",
-            "size_t",
-            "uint8_t",
-            "int8_t",
-            "uint16_t",
-            "int16_t",
-            "uint32_t",
-            "int32_t",
-            "uint64_t",
-            "int64_t",
-        ];
-        tokens.first().is_some_and(|t| words.iter().any(|word| t.is(word)))
+        let qualifiers = ["device", "thread", "threadgroup", "constant", "const"];
+        tokens.first().is_some_and(|t| qualifiers.iter().chain(&SCALARS).any(|word| t.is(word)))
             || self.vector_type(range.start).is_some_and(|r| r.end == range.end)
     }
 }

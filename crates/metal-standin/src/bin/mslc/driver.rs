@@ -138,7 +138,7 @@ fn inlined(file: &Path, include: &[PathBuf], seen: &mut Vec<PathBuf>) -> Result<
     Ok(result)
 }
 
-fn main() -> ExitCode {
+pub fn run() -> ExitCode {
     let options = match options() {
         Ok(options) => options,
         Err(message) => {

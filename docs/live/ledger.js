@@ -1,0 +1,54 @@
+// The KV cache's ledger: the prompt, and then a token at a time. What is stored, what is read, and what it would cost without.
+
+import { bar, number, table, th, token } from "./html.js";
+import { follow } from "./form.js";
+
+export const DEFAULT = { text: "Once upon a time, there was a", generate: 8 };
+
+export const request = ({ text, generate }) => ({
+    command: "trace",
+    text,
+    generate: Number(generate),
+    operations: false,
+    top: 0,
+});
+
+export function render(trace) {
+    const most = Math.max(...trace.passes.map((pass) => pass.flop_without_cache));
+    const rows = trace.passes.map((pass) => {
+        const held = pass.start + pass.tokens;
+        const tokens = trace.tokens.slice(pass.start, held).map((t) => token(t.text));
+        return [
+            th(pass.phase),
+            tokens.join(""),
+            String(held),
+            number(held * trace.kv_bytes_per_token, "B"),
+            number(pass.bytes.kv_read, "B"),
+            number(pass.bytes.weights, "B"),
+            bar(pass.flop / most, number(pass.flop, "FLOP")),
+            bar(pass.flop_without_cache / most, number(pass.flop_without_cache, "FLOP")),
+        ];
+    });
+    const sum = (field) => trace.passes.reduce((total, pass) => total + pass[field], 0);
+    const [work, without] = [sum("flop"), sum("flop_without_cache")];
+    return (
+        table(
+            "Each pass through the model",
+            ["pass", "tokens at hand", "in the cache after", "cache size", "cache read", "weights read", "work", "work without a cache"],
+            rows,
+        ) +
+        `<p>Together ${number(work, "FLOP")} with the cache and ${number(without, "FLOP")} without: ` +
+        `${(without / work).toFixed(1)} times as much. A token takes ${number(trace.kv_bytes_per_token, "B")} of cache: ` +
+        `2 · ${trace.config.num_hidden_layers} layers · ${trace.config.num_key_value_heads} heads · ${trace.config.head_dim} values, in ${trace.kv}.</p>`
+    );
+}
+
+export const data = (engine) => engine.ask(request(DEFAULT));
+
+export async function mount(root, { ask, say }) {
+    const controls =
+        `<label class="field wide">Prompt <input name="text" value="${DEFAULT.text}" maxlength="600" required></label>` +
+        `<label class="field">Tokens to decode <output for="generate">${DEFAULT.generate}</output>` +
+        `<input type="range" name="generate" min="0" max="48" value="${DEFAULT.generate}"></label>`;
+    await follow(root, controls, async (values) => render(await ask(request(values))), { say });
+}

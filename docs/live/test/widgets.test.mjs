@@ -1,0 +1,113 @@
+// The widgets' logic, on the engine's real answers.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { escape, number, percent } from "../html.js";
+import * as bpe from "../bpe.js";
+import * as ledger from "../ledger.js";
+import * as logits from "../logits.js";
+import * as story from "../story.js";
+import * as tracer from "../tracer.js";
+import { bare, engine } from "../node.mjs";
+
+const fs = await engine();
+
+test("text is HTML only after it has been escaped", () => {
+    assert.equal(escape(`<img src=x onerror="a('b')">&`), "&lt;img src=x onerror=&quot;a(&#39;b&#39;)&quot;&gt;&amp;");
+    const bad = "<script>alert(1)</script>";
+    const frame = bpe.render({ trace: fs.ask({ command: "tokenize", text: bad }), step: 0 });
+    assert.ok(!frame.includes("<script"), frame);
+    const rows = logits.render(fs.ask(logits.request({ ...logits.DEFAULT, text: bad })));
+    assert.ok(!rows.includes("<script"), rows);
+    const trace = fs.ask(tracer.request(bad));
+    assert.ok(!tracer.render({ trace, layer: 0, head: 0 }).includes("<script"));
+    assert.ok(!ledger.render(fs.ask(ledger.request({ text: bad, generate: 1 }))).includes("<script"));
+    assert.ok(!story.render({ prompt: bad, story: bad }).includes("<script"));
+});
+
+test("numbers keep three digits", () => {
+    assert.deepEqual([0, 12, 999, 1000, 12345, 999499, 99_960_000, 5e12].map((n) => number(n, "B")), [
+        "0 B", "12 B", "999 B", "1.0 kB", "12.3 kB", "999 kB", "100 MB", "5000 GB",
+    ]);
+    assert.deepEqual([0, 0.0001, 0.5, 1].map(percent), ["0.0 %", "<0.1 %", "50.0 %", "100.0 %"]);
+});
+
+test("the stepper ends in the engine's tokens", () => {
+    for (const text of ["Once upon a dragon", "naïve 🐉", " a  b\n", "", "x".repeat(400)]) {
+        const trace = fs.ask({ command: "tokenize", text });
+        const frames = bpe.frames(trace);
+        assert.deepEqual(frames.flatMap((frame) => frame.ids ?? []), trace.ids, text);
+        for (const frame of frames.filter((frame) => frame.merge?.symbols.length)) assert.deepEqual(frame.symbols, frame.merge.symbols);
+        for (const frame of frames.filter((frame) => frame.ids)) assert.equal(frame.ids.length, frame.symbols.length);
+        for (let step = -1; step <= frames.length; step++) bpe.render({ trace, step });
+    }
+});
+
+test("each step of the sampler only removes tokens, and what is left sums to 1", () => {
+    const answer = fs.ask({ ...logits.request(logits.DEFAULT), top: 4096 });
+    const left = answer.steps.map((step) => step.tokens);
+    assert.deepEqual(left, left.toSorted((a, b) => b - a));
+    assert.equal(left[2], logits.DEFAULT.top_k);
+    for (let step = 0; step < 5; step++) {
+        const sum = answer.tokens.reduce((total, token) => total + token.probabilities[step], 0);
+        assert.ok(Math.abs(sum - 1) < 1e-9, `${answer.steps[step].step}: ${sum}`);
+        for (const token of answer.tokens) if (step > 1) assert.ok(token.probabilities[step - 1] > 0 || token.probabilities[step] === 0);
+    }
+    assert.equal(answer.tokens.reduce((total, token) => total + token.drawn, 0), 1000);
+    for (const token of answer.tokens) assert.ok(token.drawn === 0 || token.probabilities[4] > 0, "a removed token was drawn");
+    const greedy = fs.ask(logits.request({ ...logits.DEFAULT, temperature: 0 }));
+    assert.deepEqual(greedy.steps.map((step) => step.tokens).slice(1), [1, 1, 1, 1]);
+    assert.equal(greedy.tokens[0].drawn, 1000);
+});
+
+test("the formula gives the weights that attention used", () => {
+    const trace = fs.ask(tracer.request(tracer.DEFAULT.text));
+    for (const layer of [0, 3, 7]) {
+        for (const head of [0, 1, 3]) {
+            for (let row = 0; row < trace.tokens.length; row += 3) {
+                for (let position = 0; position <= row; position++) {
+                    const { weight, shown } = tracer.explain(trace, { layer, head, row, position });
+                    // The cache rounds keys to f16: 2^-11 of a score of some 30 at most.
+                    assert.ok(Math.abs(weight - shown) < 5e-3, `${layer} ${head} ${row} ${position}: ${weight} ${shown}`);
+                }
+                tracer.render({ trace, layer, head, row });
+            }
+        }
+    }
+});
+
+test("the ledger's cache grows by a token a pass, and pays", () => {
+    const trace = fs.ask(ledger.request(ledger.DEFAULT));
+    assert.equal(trace.passes.length, 1 + ledger.DEFAULT.generate);
+    for (const pass of trace.passes) {
+        assert.equal(pass.bytes.kv_read, (pass.start + pass.tokens) * trace.kv_bytes_per_token);
+        assert.ok(pass.flop <= pass.flop_without_cache);
+    }
+    assert.match(ledger.render(trace), /times as much/);
+});
+
+test("default frames are drawn", () => {
+    for (const widget of [story, bpe, logits, ledger, tracer]) {
+        const frame = widget.render(widget.data(fs));
+        assert.ok(frame.length > 200 && !/undefined|NaN|\[object/.test(frame), frame);
+    }
+});
+
+test("bad requests are refused with a sentence, and the engine goes on", async () => {
+    const refused = (request, message) => assert.throws(() => fs.ask(request), message);
+    refused({}, /command/);
+    refused({ command: "dance" }, /dance/);
+    refused({ command: "tokenize" }, /text/);
+    refused({ command: "logits", text: "" }, /empty/);
+    refused({ command: "trace", text: "a", rows: "some" }, /neither/);
+    refused({ command: "trace", text: "a", generate: 5000 }, /context/);
+    refused({ command: "start", text: "a", sampling: { temperature: -1 } }, /temperature/);
+    refused({ command: "step" }, /nothing/);
+    refused({ command: "candidates", text: "a", draws: 1e9 }, /draws/);
+    refused({ command: "logits", text: "word ".repeat(2000) }, /context/);
+    assert.equal(fs.ask({ command: "logits", text: "Once" }).logits.length, 4096);
+    const empty = await bare();
+    assert.throws(() => empty.ask({ command: "model" }), /no model/);
+    assert.throws(() => empty.load(new Uint8Array(100)), /GGUF/i);
+    assert.throws(() => empty.load(new Uint8Array(0)));
+});

@@ -1,0 +1,141 @@
+// The forward pass from the inside: where each head looks, how a weight comes about, and what the model would say after each layer.
+
+import { bar, escape, number, percent, table, th, token } from "./html.js";
+import { follow } from "./form.js";
+
+export const DEFAULT = { text: "Tom had a red ball. Lily had a blue", layer: 3, head: 0 };
+
+/** One trace serves every choice of token, layer and head. 256 values are all of the story model's queries. */
+export const request = (text) => ({ command: "trace", text, rows: "all", values: 256, top: 3 });
+
+/** The operations of one layer, and `of(test)`: the rows of the first that passes. */
+function layerOf(trace, layer) {
+    const operations = trace.passes[0].operations.filter((o) => o.layer === layer);
+    const ropes = operations.filter((o) => o.operation === "rope");
+    return { operations, q: ropes[0].values.rows, k: ropes[1].values.rows, attention: operations.find((o) => o.operation === "attention").attention };
+}
+
+/**
+ * How the weight that `row` gives to `position` comes about in one head: the query's and the key's first values, their whole dot
+ * product, the score, and the softmax. Keys are taken before they are rounded for the cache.
+ */
+export function explain(trace, { layer, head, row, position }) {
+    const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: d } = trace.config;
+    const { q, k, attention } = layerOf(trace, layer);
+    const kvHead = Math.floor(head / (heads / kvHeads));
+    const query = q[row].slice(head * d, (head + 1) * d);
+    const key = (p) => k[p].slice(kvHead * d, (kvHead + 1) * d);
+    const dot = (p) => key(p).reduce((sum, value, i) => sum + value * query[i], 0);
+    const scores = Array.from({ length: row + 1 }, (_, p) => dot(p) / Math.sqrt(d));
+    const max = Math.max(...scores);
+    const sum = scores.reduce((total, score) => total + Math.exp(score - max), 0);
+    return {
+        query,
+        key: key(position),
+        dot: dot(position),
+        score: scores[position],
+        max,
+        sum,
+        weight: Math.exp(scores[position] - max) / sum,
+        shown: attention[row][head][position],
+        d,
+    };
+}
+
+const f = (x) => x.toFixed(2);
+
+function formula(trace, choice) {
+    const e = explain(trace, choice);
+    const text = (i) => token(trace.tokens[i].text);
+    const products = e.query.slice(0, 3).map((q, i) => `${f(q)}·${f(e.key[i])}`);
+    return (
+        `<p class="now" role="status">How much ${text(choice.row)} looks at ${text(choice.position)} in layer ${choice.layer}, head ${choice.head}: ` +
+        `q·k = ${products.join(" + ")} + … (${e.d} products) = ${f(e.dot)}; ÷ √${e.d} = ${f(e.score)}; ` +
+        `exp(${f(e.score)} − ${f(e.max)}) ÷ ${f(e.sum)} = <b>${percent(e.shown)}</b></p>`
+    );
+}
+
+export function render({ trace, layer, head, row, position }) {
+    const last = trace.tokens.length - 1;
+    row = Math.max(0, Math.min(row ?? last, last));
+    const { operations, attention } = layerOf(trace, layer);
+    const weights = attention[row][head];
+    // Where it looks most, unless somebody chose.
+    position = position !== undefined && position <= row ? position : weights.indexOf(Math.max(...weights));
+    const cells = weights.map((weight, i) => {
+        const cells = [th(`<button type="button" class="cell" data-position="${i}" aria-pressed="${i === position}">${i} ${token(trace.tokens[i].text)}</button>`), bar(weight, percent(weight))];
+        if (i === position) cells.className = "current";
+        return cells;
+    });
+    const lens = trace.passes[0].lens.map(({ stage, rows }, i) => {
+        const cells = [th(escape(stage.replace("_", " "))), ...rows[row].map((t) => bar(t.probability, `${token(t.text)} ${percent(t.probability)}`))];
+        if (i === layer + 1) cells.className = "current";
+        return cells;
+    });
+    const steps = operations.map((o) => {
+        const name = o.tensor?.replace(/^model\.layers\.\d+\./, "").replace(".weight", "") ?? "";
+        const out = o.outputs[0];
+        return [
+            th(o.operation),
+            escape(name),
+            out ? `${out[0]} × ${out[1]}` : "into the cache",
+            o.flop ? number(o.flop, "FLOP") : "",
+            number(o.bytes.weights + o.bytes.kv_read + o.bytes.activations_read, "B"),
+            o.values ? o.values.rows[row].slice(0, 4).map(f).join(", ") + ", …" : "",
+        ];
+    });
+    return (
+        formula(trace, { layer, head, row, position }) +
+        table(`Where ${JSON.stringify(trace.tokens[row].text)} looks: layer ${layer}, head ${head}`, ["position", "weight"], cells) +
+        table(`What comes after ${JSON.stringify(trace.tokens[row].text)}, if the layers so far were all (logit lens)`, ["after", "first", "second", "third"], lens) +
+        table(`The operations of layer ${layer}`, ["operation", "tensor", "out", "work", "read", "values of this token"], steps)
+    );
+}
+
+export const data = (engine) => ({ trace: engine.ask(request(DEFAULT.text)), layer: DEFAULT.layer, head: DEFAULT.head });
+
+export async function mount(root, { ask, say }) {
+    const state = { text: null, trace: null, position: undefined };
+    const controls =
+        `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="120" required></label>` +
+        `<label class="field">Token <select name="row"></select></label>` +
+        `<label class="field">Layer <select name="layer"></select></label>` +
+        `<label class="field">Head <select name="head"></select></label>`;
+    const options = (select, texts, chosen) => {
+        select.innerHTML = texts.map((text, i) => `<option value="${i}">${escape(text)}</option>`).join("");
+        select.selectedIndex = chosen;
+    };
+    const draw = (form) => {
+        const choice = (name) => Number(form.elements[name].value);
+        return render({ ...state, row: choice("row"), layer: choice("layer"), head: choice("head") });
+    };
+    const { form, view } = await follow(
+        root,
+        controls,
+        async ({ text }, form) => {
+            if (text !== state.text) {
+                const trace = await ask(request(text));
+                const first = state.trace === null;
+                Object.assign(state, { text, trace, position: undefined });
+                options(form.elements.row, trace.tokens.map((t, i) => `${i} ${JSON.stringify(t.text)}`), trace.tokens.length - 1);
+                if (first) {
+                    const count = (n) => Array.from({ length: n }, (_, i) => String(i));
+                    options(form.elements.layer, count(trace.config.num_hidden_layers), DEFAULT.layer);
+                    options(form.elements.head, count(trace.config.num_attention_heads), DEFAULT.head);
+                }
+            }
+            return draw(form);
+        },
+        { say },
+    );
+    for (const name of ["row", "layer", "head"]) form.elements[name].addEventListener("change", () => (state.position = undefined));
+    const choose = (position) => {
+        state.position = position;
+        view.innerHTML = draw(form);
+        view.querySelector(`[data-position="${position}"]`)?.focus();
+    };
+    view.addEventListener("click", (event) => {
+        const cell = event.target.closest("[data-position]");
+        if (cell) choose(Number(cell.dataset.position));
+    });
+}

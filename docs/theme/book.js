@@ -1,0 +1,124 @@
+// What the pages do with JavaScript: colours, search, the theme button, the current chapter. All text is readable without.
+"use strict";
+
+// Code in colours.
+for (const code of document.querySelectorAll("pre code")) {
+    if (/language-(rust|cpp)/.test(code.className)) hljs.highlightBlock(code);
+    // A block that scrolls can be reached by keyboard.
+    code.parentElement.tabIndex = 0;
+}
+
+// The chapter that is open, marked and scrolled to.
+{
+    const here = location.pathname.replace(/\/$/, "/index.html");
+    for (const link of document.querySelectorAll(".contents a")) {
+        if (link.pathname === here) {
+            link.setAttribute("aria-current", "page");
+            const box = link.closest(".contents");
+            box.scrollTop = link.offsetTop - box.clientHeight / 2;
+        }
+    }
+    // On phones the chapters start folded.
+    const narrow = matchMedia("(max-width: 60rem)");
+    const fold = () => { document.getElementById("contents").open = !narrow.matches; };
+    narrow.addEventListener("change", fold);
+    fold();
+}
+
+// The theme: the system's, light, dark.
+{
+    const button = document.getElementById("theme");
+    const order = ["system", "light", "dark"];
+    const name = button.querySelector("b");
+    const show = () => {
+        name.textContent = document.documentElement.dataset.theme ?? "system";
+        button.setAttribute("aria-label", `Theme: ${name.textContent}`);
+    };
+    button.addEventListener("click", () => {
+        const root = document.documentElement;
+        const next = order[(order.indexOf(root.dataset.theme ?? "system") + 1) % order.length];
+        if (next === "system") delete root.dataset.theme;
+        else root.dataset.theme = next;
+        try { localStorage.setItem("fs-theme", next); } catch { /* no storage: for this page only */ }
+        show();
+    });
+    show();
+    button.hidden = false;
+}
+
+// Search: the index is loaded when the dialog opens.
+{
+    const open = document.getElementById("search-open");
+    const dialog = document.getElementById("search");
+    const words = document.getElementById("search-words");
+    const count = document.getElementById("search-count");
+    const list = document.getElementById("search-results");
+    let index = null;
+
+    const load = (source) => new Promise((resolve, reject) => {
+        const script = document.createElement("script");
+        Object.assign(script, { src: source, onload: resolve, onerror: reject });
+        document.head.append(script);
+    });
+
+    async function ready() {
+        if (index) return;
+        count.textContent = "Loading …";
+        window.search = {};
+        await load(document.body.dataset.engine);
+        await load(document.body.dataset.index);
+        index = elasticlunr.Index.load(window.search.index);
+        count.textContent = "";
+    }
+
+    // Some words around the first hit, with the hits marked.
+    function excerpt(body, terms) {
+        const text = body.replace(/\s+/g, " ");
+        const small = text.toLowerCase();
+        const hits = terms.map((term) => small.indexOf(term)).filter((at) => at >= 0);
+        const start = Math.max(0, Math.min(...hits, text.length) - 60);
+        const piece = text.slice(start, start + 180);
+        const span = document.createElement("span");
+        const pattern = new RegExp(terms.map((term) => term.replace(/[^\p{L}\p{N}]/gu, "\\$&")).join("|") || "$^", "gi");
+        let end = 0;
+        for (const match of piece.matchAll(pattern)) {
+            if (!match[0]) continue;
+            const mark = document.createElement("mark");
+            mark.textContent = match[0];
+            span.append(piece.slice(end, match.index), mark);
+            end = match.index + match[0].length;
+        }
+        span.append(piece.slice(end));
+        return span;
+    }
+
+    function find() {
+        list.replaceChildren();
+        const terms = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+        if (!index || !terms.length) { count.textContent = ""; return; }
+        const { limit_results: most } = window.search.results_options;
+        const found = index.search(words.value, window.search.search_options);
+        count.textContent = found.length === 1 ? "One place" : `${found.length} places`;
+        for (const { ref, doc } of found.slice(0, most)) {
+            const item = document.createElement("li");
+            const link = document.createElement("a");
+            link.href = window.search.doc_urls[ref];
+            link.textContent = doc.breadcrumbs || doc.title;
+            item.append(link, excerpt(doc.body, terms));
+            list.append(item);
+        }
+    }
+
+    if (open) {
+        let wait;
+        open.hidden = false;
+        open.addEventListener("click", async () => {
+            dialog.showModal();
+            words.focus();
+            try { await ready(); } catch { count.textContent = "The index could not be loaded."; }
+            find();
+        });
+        words.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(find, 120); });
+        list.addEventListener("click", (event) => { if (event.target.closest("a")) dialog.close(); });
+    }
+}

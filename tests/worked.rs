@@ -1,0 +1,113 @@
+//! The worked examples of the course: small enough to follow on paper, and true of the reference operations.
+
+use failed_star::backend::reference::{attention, linear, rms_norm, rope, softmax, swiglu};
+use failed_star::backend::{CachePosition, Heads};
+use failed_star::model::kv_cache::{HostKvCache, KvDType, KvLayout};
+use serde_json::Value;
+
+/// The numbers that pages show.
+fn example(name: &str) -> Value {
+    let all: Value = serde_json::from_str(include_str!("golden/worked.json")).unwrap();
+    all[name].clone()
+}
+
+/// A list, or a list of lists, row-major.
+fn numbers(value: &Value) -> Vec<f32> {
+    match value {
+        Value::Array(all) => all.iter().flat_map(numbers).collect(),
+        number => vec![number.as_f64().unwrap() as f32],
+    }
+}
+
+/// f32 has 7 digits, and these examples are a handful of operations.
+fn assert_close(found: &[f32], expected: &Value) {
+    let expected = numbers(expected);
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found} is not {expected}");
+    }
+}
+
+#[test]
+fn rms_norm_divides_by_the_root_of_the_mean_square() {
+    let e = example("rms_norm");
+    let (x, weight) = (numbers(&e["x"]), numbers(&e["weight"]));
+    let mean = x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;
+    assert_eq!((mean, mean.sqrt()), (numbers(&e["mean_of_squares"])[0], numbers(&e["rms"])[0]));
+    let mut out = vec![0.0; 4];
+    rms_norm::rms_norm(&mut out, &x, &weight, 0.0, 1);
+    assert_close(&out, &e["out"]);
+}
+
+#[test]
+fn a_linear_layer_is_a_dot_product_for_each_output() {
+    let e = example("linear");
+    let (x, weight) = (numbers(&e["x"]), numbers(&e["weight"]));
+    let out: Vec<f32> = weight.chunks(3).map(|row| linear::dot(&x, row)).collect();
+    assert_close(&out, &e["out"]);
+}
+
+#[test]
+fn softmax_makes_shares() {
+    let e = example("softmax");
+    let mut x = numbers(&e["x"]);
+    softmax::softmax(&mut x);
+    assert_close(&x, &e["out"]);
+}
+
+#[test]
+fn rope_turns_each_pair_by_its_own_angle() {
+    let e = example("rope");
+    let angles = numbers(&e["angles"]);
+    let cos_sin: Vec<f32> = angles.iter().map(|a| a.cos()).chain(angles.iter().map(|a| a.sin())).collect();
+    let mut x = numbers(&e["x"]);
+    rope::rope(&mut x, &cos_sin, 1, 1, 4);
+    assert_close(&x, &e["out"]);
+    // The other pairing moves the same numbers to other places.
+    let (mut turned, mut other) = (x, numbers(&e["out_if_neighbours_were_pairs"]));
+    assert!((turned[1] - other[1]).abs() > 0.5);
+    turned.sort_by(f32::total_cmp);
+    other.sort_by(f32::total_cmp);
+    assert_close(&turned, &serde_json::json!(other));
+}
+
+// ANCHOR: attention
+#[test]
+fn two_query_heads_share_one_head_of_keys_and_values() {
+    let e = example("attention");
+    let shape = Heads { heads: 2, kv_heads: 1, head_dim: 4 };
+    let mut cache = HostKvCache::new(KvLayout { layers: 1, kv_heads: 1, head_dim: 4, dtype: KvDType::F32 });
+    cache.reserve(2);
+    cache.store(0, 0, 2, &numbers(&e["k"]), &numbers(&e["v"]));
+
+    // The second token's queries, one row a head: both positions are in its past.
+    let mut out = vec![0.0; 8];
+    let at = CachePosition { layer: 0, start: 1, tokens: 1 };
+    attention::attention(&mut out, &numbers(&e["q"]), &cache, shape, at);
+    assert_close(&out, &e["out"]);
+}
+// ANCHOR_END: attention
+
+#[test]
+fn the_first_token_sees_itself_alone() {
+    let e = example("attention");
+    let shape = Heads { heads: 2, kv_heads: 1, head_dim: 4 };
+    let mut cache = HostKvCache::new(KvLayout { layers: 1, kv_heads: 1, head_dim: 4, dtype: KvDType::F32 });
+    cache.reserve(2);
+    cache.store(0, 0, 2, &numbers(&e["k"]), &numbers(&e["v"]));
+    let mut out = vec![0.0; 8];
+    attention::attention(&mut out, &numbers(&e["q"]), &cache, shape, CachePosition { layer: 0, start: 0, tokens: 1 });
+    let first = e["v"][0].clone();
+    assert_close(&out, &serde_json::json!([first, first]));
+}
+
+#[test]
+fn swiglu_lets_through_what_the_gate_says() {
+    let e = example("swiglu");
+    let mut gate = numbers(&e["gate"]);
+    swiglu::swiglu(&mut gate, &numbers(&e["up"]));
+    assert_close(&gate, &e["out"]);
+    let mut silu = numbers(&e["gate"]);
+    swiglu::swiglu(&mut silu, &[1.0; 3]);
+    assert_close(&silu, &e["silu"]);
+}
