@@ -48,6 +48,7 @@ kernel void argmax_blocks(
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]])
 {
+    // EXERCISE: m6.argmax
     threadgroup Best bests[8];
     Best best = {0, 0xffffffffu};
     uint end = min((block + 1) * 4096, shape.len);
@@ -59,6 +60,7 @@ kernel void argmax_blocks(
         found[2 + 2 * block] = best.index;
         found[3 + 2 * block] = as_type<uint>(x[best.index]);
     }
+    // EXERCISE_END
 }
 
 kernel void argmax_rest(

@@ -27,6 +27,7 @@ kernel void rms_norm(
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]])
 {
+    // EXERCISE: m6.rms_norm
     threadgroup float sums[8];
     device const float *in = x + ulong(row) * shape.columns;
     device float *result = out + ulong(row) * shape.columns;
@@ -53,4 +54,5 @@ kernel void rms_norm(
             result[i] = in[i] * scale * weight[i];
         }
     }
+    // EXERCISE_END
 }

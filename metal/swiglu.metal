@@ -14,8 +14,10 @@ kernel void swiglu(
     device const float *up [[buffer(2)]],
     uint i [[thread_position_in_grid]])
 {
+    // EXERCISE: m6.swiglu
     if (i < len) {
         float x = gate[i];
         gate[i] = x / (1.0f + exp(-x)) * up[i];
     }
+    // EXERCISE_END
 }

@@ -14,6 +14,8 @@
 
 pub mod backend;
 mod clock;
+#[cfg(test)]
+mod expect;
 pub mod model;
 pub mod session;
 pub mod text;

@@ -57,10 +57,12 @@ impl Matrix {
     }
 
     // ANCHOR: row
-    /// The bytes of rows `rows`, as they are stored.
+    /// The bytes of rows `rows`, as they are stored: the matrix is row-major, so they lie one after the other.
     pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
+        // EXERCISE: m1.row_major
         let bytes = self.tensor.data.len() / self.rows;
         &self.tensor.data[rows.start * bytes..rows.end * bytes]
+        // EXERCISE_END
     }
     // ANCHOR_END: row
 
@@ -94,4 +96,27 @@ pub enum Elements<'a> {
     F16(&'a [f16]),
     /// bfloat16.
     BF16(&'a [bf16]),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+    use crate::weights::SharedBytes;
+
+    #[test]
+    fn rows_lie_one_after_the_other() {
+        let matrix = |dtype, shape: [usize; 2], data: Vec<u8>| {
+            let data = SharedBytes::from_vec(data).aligned();
+            let tensor = Tensor { name: "m".into(), dtype, shape: shape.to_vec(), data, file: "f".into(), offset: 0 };
+            Matrix::new(&tensor, "test").unwrap()
+        };
+        // Two rows of three values of two bytes.
+        let m = matrix(DType::BF16, [2, 3], (0..12).collect());
+        expect::same("bytes of row 1 of [2, 3] bf16", m.bytes(1..2), &[6, 7, 8, 9, 10, 11]);
+        expect::same("bytes of rows 0 and 1 of [2, 3] bf16", m.bytes(0..2), &(0..12).collect::<Vec<u8>>());
+        // A row of Q8_0 is blocks of 34 bytes for 32 values.
+        let m = matrix(DType::Q8_0, [3, 64], (0..204).collect());
+        expect::same("bytes of row 2 of [3, 64] q8_0", m.bytes(2..3), &(136..204).collect::<Vec<u8>>());
+    }
 }

@@ -80,7 +80,9 @@ pub struct KvLayout {
 impl KvLayout {
     /// Bytes that one position takes over all layers, keys and values together.
     pub fn bytes_per_token(&self) -> usize {
+        // EXERCISE: m4.bytes_per_token
         2 * self.layers * self.kv_heads * self.head_dim.div_ceil(TILE) * self.dtype.bytes_per_tile_row()
+        // EXERCISE_END
     }
 }
 // ANCHOR_END: bytes_per_token
@@ -379,6 +381,7 @@ fn store<T: KvTile>(
     run(kv_heads, &|head| {
         let mut tiles = heads[head].lock().unwrap_or_else(PoisonError::into_inner);
         let (keys, values) = &mut *tiles;
+        // EXERCISE: m4.append
         for token in 0..tokens {
             let (block, at) = ((position + token) / TILE, (position + token) % TILE);
             let row = (token * kv_heads + head) * head_dim..(token * kv_heads + head + 1) * head_dim;
@@ -387,15 +390,52 @@ fn store<T: KvTile>(
                 values[block * chunks + chunk].set_value(at, v);
             }
         }
+        // EXERCISE_END
     });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expect;
 
     fn cache(dtype: KvDType, head_dim: usize) -> HostKvCache {
         HostKvCache::new(KvLayout { layers: 1, kv_heads: 2, head_dim, dtype })
+    }
+
+    #[test]
+    fn a_context_token_of_qwen3_takes_112_kib() {
+        let bytes = |kv_heads, head_dim, dtype| KvLayout { layers: 28, kv_heads, head_dim, dtype }.bytes_per_token();
+        assert_eq!(bytes(8, 128, KvDType::F16), 114_688, "bytes a token of Qwen3-0.6B, f16");
+        assert_eq!(bytes(8, 128, KvDType::F32), 229_376, "bytes a token of Qwen3-0.6B, f32");
+        assert_eq!(bytes(8, 128, KvDType::Q8), 60_928, "bytes a token of Qwen3-0.6B, q8");
+        // 40 values of a head fill two tiles of 32.
+        assert_eq!(bytes(1, 40, KvDType::F16), 7_168, "bytes a token with heads of 40 values, f16");
+    }
+
+    #[test]
+    fn tokens_are_appended_where_they_belong() {
+        for head_dim in [2, 40] {
+            let mut cache = cache(KvDType::F32, head_dim);
+            cache.reserve(40);
+            // Position p of head h holds the key [p, h, h, …] and the value [-p, -h, -h, …].
+            let vector = |p: usize, h: usize, sign: f32| -> Vec<f32> {
+                (0..head_dim).map(|i| sign * if i == 0 { p as f32 } else { h as f32 }).collect()
+            };
+            // First 31 tokens, then 2 over the edge between block 0 and block 1, at position 32.
+            for (from, to) in [(0, 31), (31, 33)] {
+                let rows = |sign| (from..to).flat_map(|p| [vector(p, 0, sign), vector(p, 1, sign)]).flatten();
+                cache.store(0, from, to - from, &rows(1.0).collect::<Vec<_>>(), &rows(-1.0).collect::<Vec<_>>());
+            }
+            for (p, h) in [0, 1, 30, 31, 32].into_iter().flat_map(|p| [(p, 0), (p, 1)]) {
+                let (mut key, mut value) = (vec![f32::NAN; head_dim], vec![f32::NAN; head_dim]);
+                cache.read_key(0, h, p, &mut key);
+                cache.read_value(0, h, p, &mut value);
+                let what = format!("position {p}, head {h}, {head_dim} wide");
+                expect::close(&format!("key of {what}"), &key, &vector(p, h, 1.0), 0.0);
+                expect::close(&format!("value of {what}"), &value, &vector(p, h, -1.0), 0.0);
+            }
+        }
     }
 
     #[test]

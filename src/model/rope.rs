@@ -72,5 +72,30 @@ impl Rope {
         }
         out
     }
-    // ANCHOR_END: cos_sin
+}
+// ANCHOR_END: cos_sin
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    #[test]
+    fn angles_by_hand() {
+        let rope = Rope { inv_freq: vec![1.0, 0.1], attention_factor: 1.0 };
+        // Position 0 does not turn; at position 3 the pairs have turned by 3 and by 0.3.
+        expect::close("angles of position 0", &rope.cos_sin(0, 1), &[1.0, 1.0, 0.0, 0.0], 0.0);
+        let three = [-0.989992, 0.955336, 0.141120, 0.295520];
+        expect::close("angles of position 3", &rope.cos_sin(3, 1), &three, 1e-5);
+        let stretched = Rope { attention_factor: 2.0, ..rope };
+        expect::close("angles with an attention factor of 2", &stretched.cos_sin(3, 1), &three.map(|v| 2.0 * v), 1e-5);
+    }
+
+    /// A prompt in chunks has the positions of the whole.
+    #[test]
+    fn a_chunk_goes_on_where_the_last_one_ended() {
+        let rope = Rope { inv_freq: vec![1.0, 0.1], attention_factor: 1.0 };
+        let chunks = [rope.cos_sin(0, 3), rope.cos_sin(3, 2)].concat();
+        expect::close("angles of 3 and 2 tokens, against 5 at once", &chunks, &rope.cos_sin(0, 5), 0.0);
+    }
 }

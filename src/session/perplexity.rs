@@ -464,3 +464,34 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     if below == above { below } else { below + (above - below) * at.fract() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    fn cut(tokens: usize, context: usize, stride: Option<usize>) -> Vec<Window> {
+        windows(tokens, context, stride).expect("windows")
+    }
+
+    fn window(tokens: Range<usize>, scored_from: usize) -> Window {
+        Window { tokens, scored_from }
+    }
+
+    #[test]
+    fn chunks_by_hand() {
+        // The first half of each window of 4 is context; what is left of 10 tokens is not scored.
+        expect::same("10 tokens in windows of 4", &cut(10, 4, None), &[window(0..4, 3), window(4..8, 7)]);
+        expect::same("4 tokens in windows of 4", &cut(4, 4, None), &[window(0..4, 3)]);
+        expect::same("3 tokens in windows of 4", &cut(3, 4, None), &[window(0..3, 1)]);
+    }
+
+    #[test]
+    fn strides_by_hand() {
+        let expected = [window(0..4, 1), window(2..6, 4), window(4..8, 6), window(6..9, 8)];
+        expect::same("9 tokens in windows of 4, 2 further each", &cut(9, 4, Some(2)), &expected);
+        expect::same("4 tokens in windows of 4, 2 further each", &cut(4, 4, Some(2)), &[window(0..4, 1)]);
+        let scored: Vec<usize> = cut(100, 16, Some(5)).into_iter().flat_map(|w| w.scored_from..w.tokens.end).collect();
+        expect::same("scored of 100 tokens in windows of 16, 5 further each", &scored, &(1..100).collect::<Vec<_>>());
+    }
+}

@@ -381,16 +381,13 @@ impl Sampler {
     /// ascending id, with their logits; `max` is the largest of these.
     fn narrow(&mut self, max: f32, kept: impl FnOnce(&mut dyn FnMut(u32, f32))) {
         let (max, temperature) = (max as f64, self.params.temperature as f64);
-        // Weights relative to the largest logit cannot overflow, however small the temperature.
-        let weight = |logit: f32| libm::exp((logit as f64 - max) / temperature);
         self.candidates.clear();
-        kept(&mut |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit) }));
+        kept(&mut |id, logit| self.candidates.push(Candidate { id, logit, weight: weight(logit, max, temperature) }));
         if self.params.top_p < 1.0 {
             keep_top_p(&mut self.candidates, self.params.top_p as f64);
         }
         if self.params.min_p > 0.0 {
-            let least = self.params.min_p as f64;
-            self.candidates.retain(|c| c.weight >= least);
+            keep_min_p(&mut self.candidates, self.params.min_p as f64);
         }
     }
 
@@ -407,6 +404,14 @@ impl Sampler {
         }
         chosen
     }
+}
+
+/// A token's probability up to a common factor, [`Candidate::weight`]; `max` is the largest logit, `temperature` above 0.
+fn weight(logit: f32, max: f64, temperature: f64) -> f64 {
+    // EXERCISE: m3.temperature
+    // Relative to the largest logit nothing overflows, however small the temperature.
+    libm::exp((logit as f64 - max) / temperature)
+    // EXERCISE_END
 }
 
 /// The token with the largest logit, the lowest id if several have it, and that logit.
@@ -492,6 +497,7 @@ fn kth_largest(values: &[f32], k: usize, buffer: &mut Vec<f32>) -> f32 {
 /// Sorting a whole vocabulary is slow, and only those near the border must be ranked: one pass adds up the weights in
 /// buckets, by powers of two in eighths, and only the bucket in which the sum reaches `p` is sorted.
 fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
+    // EXERCISE: m3.top_p
     const BUCKETS: usize = 1024;
     // A positive f64's bits, as an integer, grow with it: the exponent, and the first 3 bits of the fraction.
     let bucket =
@@ -517,6 +523,13 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
     });
     let last = *last.unwrap_or(&near[near.len() - 1]);
     candidates.retain(|c| c.rank(&last).is_le());
+    // EXERCISE_END
+}
+
+/// Keeps the candidates that are at least `min_p` times as likely as the most likely one.
+fn keep_min_p(candidates: &mut Vec<Candidate>, min_p: f64) {
+    // The most likely one has weight 1.
+    candidates.retain(|c| c.weight >= min_p);
 }
 
 /// The sum of the weights, in the order of ids.
@@ -552,6 +565,64 @@ impl Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expect;
+
+    #[test]
+    fn temperature_by_hand() {
+        let weights = |temperature| [3.0f32, 2.0, 1.0].map(|logit| weight(logit, 3.0, temperature) as f32);
+        // One below the largest: e^-1, at half the temperature e^-2, at twice the temperature e^-0.5.
+        expect::close("weights at temperature 1", &weights(1.0), &[1.0, 0.367879, 0.135335], 1e-6);
+        expect::close("weights at temperature 0.5", &weights(0.5), &[1.0, 0.135335, 0.018316], 1e-6);
+        expect::close("weights at temperature 2", &weights(2.0), &[1.0, 0.606531, 0.367879], 1e-6);
+        // Almost greedy: nothing is infinite, and the largest keeps weight 1.
+        expect::close("weights at temperature 0.0001", &weights(1e-4), &[1.0, 0.0, 0.0], 0.0);
+    }
+
+    #[test]
+    fn the_kth_largest_by_hand() {
+        let kth = |values: &[f32], k| kth_largest(values, k, &mut Vec::new());
+        let found: Vec<f32> = (1..4).map(|k| kth(&[4.0, 1.0, 3.0, 2.0], k)).collect();
+        expect::close("k-th largest of [4, 1, 3, 2], k from 1", &found, &[4.0, 3.0, 2.0], 0.0);
+        let found: Vec<f32> = (0..=5).map(|k| kth(&[1.0, 3.0, 2.0, 3.0], k)).collect();
+        // Equal values count each; 0 is off, and there is no fourth one to leave out.
+        let off = f32::NEG_INFINITY;
+        expect::close("k-th largest of [1, 3, 2, 3], k from 0", &found, &[off, 3.0, 3.0, 2.0, off, off], 0.0);
+    }
+
+    /// Tokens 0, 1, 2, … with these weights, as if the temperature were 1.
+    fn candidates(weights: &[f64]) -> Vec<Candidate> {
+        (0..).zip(weights).map(|(id, &weight)| Candidate { id, logit: weight.ln() as f32, weight }).collect()
+    }
+
+    #[test]
+    fn top_p_by_hand() {
+        let kept = |weights: &[f64], p| -> Vec<u32> {
+            let mut left = candidates(weights);
+            keep_top_p(&mut left, p);
+            left.iter().map(|c| c.id).collect()
+        };
+        // Probabilities 0.125, 0.5, 0.25, 0.125: a sum of 0.5, then 0.75, 0.875, 1.
+        let weights = [0.25, 1.0, 0.5, 0.25];
+        expect::same("top-p 0", &kept(&weights, 0.0), &[1]);
+        expect::same("top-p 0.7", &kept(&weights, 0.7), &[1, 2]);
+        expect::same("top-p 0.75, reached exactly", &kept(&weights, 0.75), &[1, 2]);
+        // Of two equal ones the lower id is ranked first; what is left stays in the order of ids.
+        expect::same("top-p 0.8", &kept(&weights, 0.8), &[0, 1, 2]);
+        expect::same("top-p 0.99", &kept(&weights, 0.99), &[0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn min_p_by_hand() {
+        let kept = |min_p| -> Vec<u32> {
+            let mut left = candidates(&[0.25, 1.0, 0.5, 0.0625]);
+            keep_min_p(&mut left, min_p);
+            left.iter().map(|c| c.id).collect()
+        };
+        expect::same("min-p 0.3", &kept(0.3), &[1, 2]);
+        expect::same("min-p 0.25", &kept(0.25), &[0, 1, 2]);
+        expect::same("min-p 0.05", &kept(0.05), &[0, 1, 2, 3]);
+        expect::same("min-p 1", &kept(1.0), &[1]);
+    }
 
     #[test]
     fn rng_is_splitmix64() {

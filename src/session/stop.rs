@@ -45,11 +45,50 @@ impl StopMatcher {
 
     /// How many bytes at the end of `held` begin a stop string.
     fn beginning_len(&self) -> usize {
+        // EXERCISE: m3.stop_strings
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0).saturating_sub(1);
         let may_begin = |len: &usize| {
             let end = &self.held.as_bytes()[self.held.len() - len..];
             self.stops.iter().any(|stop| stop.as_bytes().starts_with(end))
         };
         (1..=longest.min(self.held.len())).rev().find(may_begin).unwrap_or(0)
+        // EXERCISE_END
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    /// What is shown after each piece, and at the end.
+    fn shown(stops: &[&str], pieces: &[&str]) -> Vec<String> {
+        let mut matcher = StopMatcher::new(stops.iter().map(|stop| stop.to_string()).collect());
+        let mut shown: Vec<String> = pieces.iter().map(|piece| matcher.push(piece).0).collect();
+        shown.push(matcher.finish());
+        shown
+    }
+
+    #[test]
+    fn what_may_begin_a_stop_string_is_held_back() {
+        for (stops, pieces, expected) in [
+            // "aa" may begin "aab"; the first "a" cannot any more.
+            (&["aab"][..], &["aaa", "b"][..], &["a", "", ""][..]),
+            (&["END"], &["the E", "N", "d"], &["the ", "", "ENd", ""]),
+            (&["END"], &["the E", "N", "D"], &["the ", "", "", ""]),
+            // Text that begins nothing is shown at once.
+            (&["END"], &["abcdef"], &["abcdef", ""]),
+            // Any of several; the longest beginning counts.
+            (&["yq", "xyz"], &["axy", "!"], &["a", "xy!", ""]),
+            // Bytes of a character are not cut apart.
+            (&["é!"], &["caf\u{e9}", "s"], &["caf", "\u{e9}s", ""]),
+            (&[], &["anything"], &["anything", ""]),
+        ] {
+            expect::same(
+                &format!("shown of {pieces:?} with stops {stops:?}"),
+                &shown(stops, pieces),
+                &expected.iter().map(|text| text.to_string()).collect::<Vec<_>>(),
+            );
+        }
     }
 }

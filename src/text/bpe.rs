@@ -138,6 +138,7 @@ impl Bpe {
     /// The rule as it is written: look for the lowest rank, merge it, close the gap. `merges[i]` is what
     /// `symbols[i]` and `symbols[i + 1]` can become.
     fn merge_plain(&self, symbols: &mut Vec<u32>, merges: &mut Vec<Merge>) {
+        // EXERCISE: m0.bpe_merge
         while let Some((at, &merge)) = merges.iter().enumerate().min_by_key(|(_, merge)| merge.rank)
             && merge != NO_MERGE
         {
@@ -151,6 +152,7 @@ impl Bpe {
                 merges[at] = self.lookup(merge.id, symbols[at + 1]);
             }
         }
+        // EXERCISE_END
     }
     // ANCHOR_END: merge_plain
 
@@ -310,6 +312,7 @@ fn pair(left: u32, right: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expect;
     use proptest::prelude::*;
 
     /// Few letters and random merges, among them ones whose result merges at a lower rank, and tokens that can be made in
@@ -339,6 +342,35 @@ mod tests {
         }
         let bpe = Bpe::new(&vocabulary, merges.iter().map(|(l, r)| (l.as_slice(), r.as_slice()))).unwrap();
         (vocabulary, bpe)
+    }
+
+    #[test]
+    fn merging_by_hand() {
+        let mut vocabulary = Vocabulary::with_room(300);
+        (0..=255).for_each(|byte| vocabulary.insert(byte.into(), &[byte]).unwrap());
+        let merges =
+            [("b", "c"), ("a", "b"), ("a", "bc"), ("d", "d"), ("c", "d"), ("bc", "d"), ("e", "f"), ("g", "ef")];
+        for (id, (left, right)) in (256..).zip(merges) {
+            vocabulary.insert(id, format!("{left}{right}").as_bytes()).unwrap();
+        }
+        let bpe = Bpe::new(&vocabulary, merges.iter().map(|(l, r)| (l.as_bytes(), r.as_bytes()))).unwrap();
+        for (text, expected) in [
+            // `e f`, and then `g` has a neighbour that it can merge with.
+            ("gef", vec![263]),
+            // `b c` has rank 0 and goes before `a b` with rank 1; then `a bc`.
+            ("abc", vec![258]),
+            // Two pairs `d d` with one rank: the left one goes first.
+            ("ddd", vec![259, 100]),
+            // After `b c`, its right neighbour is no longer `c`, which could have become `cd`.
+            ("bcd", vec![261]),
+            ("xabcab", vec![120, 258, 257]),
+            ("q", vec![113]),
+        ] {
+            let mut symbols: Vec<u32> = bpe.symbols(text.as_bytes()).collect();
+            let mut merges = symbols.windows(2).map(|pair| bpe.lookup(pair[0], pair[1])).collect();
+            bpe.merge_plain(&mut symbols, &mut merges);
+            expect::same(&format!("tokens of {text:?}"), &symbols, &expected);
+        }
     }
 
     /// A part that no merge makes, with the highest id of all: nothing can be said of the token made of it.

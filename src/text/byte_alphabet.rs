@@ -58,15 +58,18 @@ pub fn spell(bytes: &[u8]) -> String {
 
 /// Appends the bytes that `spelled` stands for; if a character is outside the alphabet, returns it.
 pub fn unspell(spelled: &str, bytes: &mut Vec<u8>) -> Result<(), char> {
+    // EXERCISE: m0.unspell
     for char in spelled.chars() {
         bytes.push(byte_of(char).ok_or(char)?);
     }
     Ok(())
+    // EXERCISE_END
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expect;
 
     /// The three spellings that everyone who has opened such a file remembers, and that all 256 are distinct.
     #[test]
@@ -77,5 +80,20 @@ mod tests {
         }
         assert_eq!(byte_of(' '), None);
         assert_eq!(byte_of('\u{144}'), None);
+    }
+
+    #[test]
+    fn characters_become_the_bytes_that_they_stand_for() {
+        let bytes_of = |spelled| {
+            let mut bytes = Vec::new();
+            unspell(spelled, &mut bytes).map(|()| bytes)
+        };
+        expect::same("unspell(\"Ġhi\")", &bytes_of("Ġhi").unwrap(), &[32, 104, 105]);
+        // One character, one byte: the two bytes of `é` in UTF-8 are spelled by two characters.
+        expect::same("unspell(\"Ã©\")", &bytes_of("Ã©").unwrap(), "é".as_bytes());
+        // U+0121 is the 34th of the 68 and stands for 0x7F, the first byte after printable ASCII.
+        expect::same("unspell(\"ġ\")", &bytes_of("ġ").unwrap(), &[0x7F]);
+        // A space is no character of the alphabet.
+        assert_eq!(bytes_of("a b"), Err(' '), "unspell(\"a b\")");
     }
 }

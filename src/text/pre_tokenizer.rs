@@ -142,3 +142,29 @@ impl Iterator for Pieces<'_> {
         Some(start..self.position)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    #[test]
+    fn white_space_is_cut_as_the_pattern_cuts_it() {
+        for (text, expected) in [
+            ("a b", &["a", " b"][..]),
+            // All but the last space; that one belongs to the word.
+            ("a   b", &["a", "  ", " b"]),
+            // Nothing follows that could take it.
+            ("a   ", &["a", "   "]),
+            // Up to the last line break, and not further.
+            ("a \n\n  b", &["a", " \n\n", " ", " b"]),
+            ("a\n ", &["a", "\n", " "]),
+            // A digit takes no space: the one space is a piece of its own.
+            ("a 1", &["a", " ", "1"]),
+            ("a  1", &["a", " ", " ", "1"]),
+        ] {
+            let found: Vec<&str> = Pieces::new(text).map(|piece| &text[piece]).collect();
+            expect::same(&format!("pieces of {text:?}"), &found, expected);
+        }
+    }
+}

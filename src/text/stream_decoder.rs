@@ -16,6 +16,7 @@ impl StreamDecoder {
     /// Adds a token's bytes; returns the text that is now certain. Bytes that can no longer become a character are
     /// replaced by U+FFFD at once.
     pub fn push(&mut self, bytes: &[u8]) -> String {
+        // EXERCISE: m0.stream_decoder
         self.pending.extend_from_slice(bytes);
         let mut text = String::new();
         let mut rest = self.pending.as_slice();
@@ -40,6 +41,7 @@ impl StreamDecoder {
         let held = rest.len();
         self.pending.drain(..self.pending.len() - held);
         text
+        // EXERCISE_END
     }
     // ANCHOR_END: push
 
@@ -60,9 +62,9 @@ mod tests {
     fn a_character_split_over_tokens_appears_once_it_is_whole() {
         let mut decoder = StreamDecoder::default();
         let rocket = "🚀".as_bytes();
-        assert_eq!(decoder.push(&rocket[..2]), "");
-        assert_eq!(decoder.push(&rocket[2..3]), "");
-        assert_eq!(decoder.push(&[rocket[3], b'!']), "🚀!");
+        assert_eq!(decoder.push(&rocket[..2]), "", "two of the rocket's four bytes");
+        assert_eq!(decoder.push(&rocket[2..3]), "", "its third byte");
+        assert_eq!(decoder.push(&[rocket[3], b'!']), "🚀!", "its fourth byte and more");
         assert_eq!(decoder.finish(), "");
     }
 
@@ -70,7 +72,7 @@ mod tests {
     fn bytes_that_cannot_become_a_character_are_replaced_at_once() {
         let mut decoder = StreamDecoder::default();
         assert_eq!(decoder.push(&[0xF0, 0x9F]), "");
-        assert_eq!(decoder.push(b"a"), "\u{FFFD}a");
+        assert_eq!(decoder.push(b"a"), "\u{FFFD}a", "a byte that cannot continue what was held back");
         assert_eq!(decoder.push(&[0xC3]), "");
         assert_eq!(decoder.finish(), "\u{FFFD}");
         assert_eq!(decoder.push(b"b"), "b", "a finished decoder starts afresh");

@@ -103,7 +103,7 @@ impl DType {
         match self {
             DType::F32 => out.copy_from_slice(bytemuck::cast_slice(bytes)),
             DType::F16 => bytemuck::cast_slice::<u8, half::f16>(bytes).convert_to_f32_slice(out),
-            DType::BF16 => bytemuck::cast_slice::<u8, half::bf16>(bytes).convert_to_f32_slice(out),
+            DType::BF16 => widen_bf16(bytemuck::cast_slice(bytes), out),
             DType::Q8_0 => formats::dequantize_all::<Q8_0>(bytes, out),
             DType::Q4_0 => formats::dequantize_all::<Q4_0>(bytes, out),
             DType::Q4K => formats::dequantize_all::<Q4K>(bytes, out),
@@ -164,6 +164,16 @@ impl DType {
     }
 }
 
+/// `out[i]` is the number whose bf16 bits are `bits[i]`: exact, since bf16 is an f32 whose lower half was cut off.
+fn widen_bf16(bits: &[u16], out: &mut [f32]) {
+    assert_eq!(bits.len(), out.len());
+    for (out, &bits) in out.iter_mut().zip(bits) {
+        // EXERCISE: m1.bf16
+        *out = f32::from_bits(u32::from(bits) << 16);
+        // EXERCISE_END
+    }
+}
+
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
@@ -173,5 +183,20 @@ impl std::fmt::Display for DType {
 impl serde::Serialize for DType {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    #[test]
+    fn bf16_is_the_upper_half_of_an_f32() {
+        let bits = [0x4049, 0x3F80, 0xC000, 0x0000, 0x7F80, 0x0001];
+        let mut found = [f32::NAN; 6];
+        DType::BF16.widen(bytemuck::cast_slice(&bits.map(u16::to_le)), &mut found);
+        // The last is the smallest there is, 2^-133.
+        expect::close("bf16 to f32", &found, &[3.140625, 1.0, -2.0, 0.0, f32::INFINITY, 9.183_55e-41], 0.0);
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn read_tensors(bytes: &SharedBytes, file: &str) -> Result<Vec<Tensor
 
 /// The header's bytes, and where the data after them starts.
 fn split_header<'a>(bytes: &'a [u8], file: &str) -> Result<(&'a [u8], usize), WeightsError> {
+    // EXERCISE: m1.safetensors_header
     let invalid = |message: String| Err(WeightsError::invalid(file, message));
     let Some((prefix, rest)) = bytes.split_first_chunk::<8>() else {
         return invalid(format!(
@@ -158,4 +159,40 @@ fn split_header<'a>(bytes: &'a [u8], file: &str) -> Result<(&'a [u8], usize), We
         return invalid("the header at byte 8 does not begin with `{`; is this a safetensors file?".to_string());
     }
     Ok((header, 8 + length))
+    // EXERCISE_END
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with this header length, whatever follows.
+    fn file(length: u64, rest: &[u8]) -> Vec<u8> {
+        [&length.to_le_bytes(), rest].concat()
+    }
+
+    #[test]
+    fn the_header_lies_between_its_length_and_the_data() {
+        let bytes = file(2, b"{}abcd");
+        let (header, data_start) = split_header(&bytes, "a.safetensors").unwrap();
+        assert_eq!(String::from_utf8_lossy(header), "{}", "the header of 2 bytes");
+        assert_eq!(data_start, 10, "where the data starts");
+    }
+
+    #[test]
+    fn a_length_that_lies_is_refused() {
+        let refused = |bytes: &[u8]| match split_header(bytes, "a.safetensors") {
+            Ok((header, start)) => format!("accepted: a header of {} bytes, data from {start}", header.len()),
+            Err(error) => error.to_string(),
+        };
+        for (what, bytes, expected) in [
+            ("7 bytes", vec![0; 7], "at least the 8"),
+            ("a header longer than the file", file(3, b"{}"), "truncated"),
+            ("a header of 2^63 bytes", file(1 << 63, b"{}"), "are allowed"),
+            ("a header that is no JSON", file(2, b"PK"), "does not begin with `{`"),
+        ] {
+            let found = refused(&bytes);
+            assert!(found.contains(expected), "{what}: expected an error with \"{expected}\", found {found}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub struct Anchor {
     pub line: usize,
     /// The piece's first and last line.
     pub lines: (usize, usize),
-    /// The piece without the indentation that its lines share, and without markers inside of it.
+    /// The piece without the indentation that its lines share, and without markers inside of it, exercises' too.
     pub text: String,
     /// The item that it shows or is part of, as `fn rms_norm`.
     pub item: Option<String>,
@@ -132,9 +132,16 @@ fn marker(line: &str) -> Option<Marker<'_>> {
     }
 }
 
+/// Whether a line marks an exercise of crates/learn: `// EXERCISE: id`, `// EXERCISE_END`.
+fn is_exercise(line: &str) -> bool {
+    let comment = line.trim().strip_prefix("//").map_or("", str::trim_start);
+    comment.starts_with("EXERCISE:") || comment == "EXERCISE_END"
+}
+
 /// The piece between two markers.
 fn cut(path: &str, lines: &[&str], start: usize, end: usize) -> Anchor {
-    let piece: Vec<&str> = lines[start + 1..end].iter().copied().filter(|line| marker(line).is_none()).collect();
+    let piece: Vec<&str> =
+        lines[start + 1..end].iter().copied().filter(|line| marker(line).is_none() && !is_exercise(line)).collect();
     let indent = |line: &&str| line.len() - line.trim_start().len();
     let shared = piece.iter().filter(|line| !line.trim().is_empty()).map(indent).min().unwrap_or(0);
     let text: Vec<&str> = piece.iter().map(|line| line.get(shared..).unwrap_or("")).collect();
@@ -202,6 +209,16 @@ mod tests {
         assert_eq!(f.text, "/// Doc.\npub fn f() {\n    g();\n}");
         assert_eq!((f.lines, f.item.as_deref()), ((3, 8), Some("fn f")));
         assert_eq!(anchors.get("src/a.rs#g").unwrap().item.as_deref(), Some("fn f"));
+    }
+
+    #[test]
+    fn exercises_marked_inside_are_not_shown() {
+        let (anchors, problems) =
+            read("// ANCHOR: f\nfn f() {\n    // EXERCISE: m0.f\n    f();\n    // EXERCISE_END\n}\n// ANCHOR_END: f\n");
+        assert!(problems.is_empty());
+        assert_eq!(anchors.get("src/a.rs#f").unwrap().text, "fn f() {\n    f();\n}");
+        let long = format!("// ANCHOR: a\n// EXERCISE: m0.a\n{}// EXERCISE_END\n// ANCHOR_END: a\n", "x\n".repeat(40));
+        assert!(read(&long).1.is_empty(), "markers do not count");
     }
 
     #[test]

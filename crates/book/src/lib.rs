@@ -8,10 +8,11 @@
 //! | `{{out fs … \| lines 1-9,12}}` | what the program prints, run now: [`command`]; `\| fails` for errors |
 //! | `{{cite SOURCE:KEY}}` | a link to an entry of `docs/cites.toml`: [`cites`] |
 //! | `{{figure NAME \| CAPTION}}` | a drawing of `docs/figures`: [`figures`] |
+//! | `{{exercise ID}}` | what an exercise of crates/learn asks, and the command that begins it: [`exercises`] |
 //! | `{{file PATH}}` | a link to a file of the repository, at the commit that is built |
 //! | `{{lit 1024}}` | a number that no code knows: a year, a definition |
 //! | `[term]`, `[words][term]` | a link to the glossary, `docs/glossary.toml`: [`glossary`] |
-//! | `{{glossary}}`, `{{crossref}}`, `{{gallery}}` | all terms, all cites, all drawings, and where they are used |
+//! | `{{glossary}}`, `{{crossref}}`, `{{gallery}}`, `{{exercises}}` | all terms, cites, drawings, exercises, and where they are used |
 //!
 //! Links between pages are checked ([`links`]), and numbers and code that were typed by hand are found ([`lint`]).
 
@@ -19,6 +20,7 @@ pub mod anchors;
 pub mod cites;
 pub mod command;
 pub mod directive;
+pub mod exercises;
 pub mod figures;
 pub mod format;
 pub mod glossary;
@@ -34,6 +36,7 @@ use anyhow::{Context, bail};
 use cites::Cites;
 use command::Fs;
 use directive::Directive;
+use exercises::Exercises;
 use figures::Figures;
 use glossary::Glossary;
 use links::Outline;
@@ -96,13 +99,15 @@ impl Repository {
 pub fn expand(book: &mut Book, repository: &Repository) -> anyhow::Result<Vec<Problem>> {
     let mut builder = Builder::new(repository)?;
     let mut pages = Vec::new();
-    gather(&book.items, &mut pages);
+    let mut drafts = Vec::new();
+    gather(&book.items, &mut pages, &mut drafts);
     let mut expanded: BTreeMap<String, String> =
         pages.iter().map(|page| (page.path.clone(), builder.page(page))).collect();
 
     let generated = [
         ("{{glossary}}", builder.glossary_page()),
         ("{{crossref}}", builder.cites.index()),
+        ("{{exercises}}", builder.exercises.index()),
         ("{{gallery}}", builder.figures.gallery(&pages.iter().map(|page| page.path.clone()).collect::<Vec<_>>())),
     ];
     for text in expanded.values_mut() {
@@ -111,7 +116,7 @@ pub fn expand(book: &mut Book, repository: &Repository) -> anyhow::Result<Vec<Pr
         }
     }
     builder.check_links(&pages, &expanded);
-    builder.check_unused()?;
+    builder.check_unused(&drafts)?;
 
     book.for_each_chapter_mut(|chapter| {
         if let Some(text) = chapter.path.as_ref().and_then(|path| expanded.remove(&path.display().to_string())) {
@@ -131,14 +136,18 @@ struct Page {
     text: String,
 }
 
-fn gather(items: &[BookItem], pages: &mut Vec<Page>) {
+/// All pages, and the titles of chapters that are not written yet.
+fn gather(items: &[BookItem], pages: &mut Vec<Page>, drafts: &mut Vec<String>) {
     for item in items {
         if let BookItem::Chapter(chapter) = item {
-            if let Some(path) = &chapter.path {
-                let (path, title) = (path.display().to_string(), chapter.name.clone());
-                pages.push(Page { path, title, text: chapter.content.clone() });
+            match &chapter.path {
+                Some(path) => {
+                    let (path, title) = (path.display().to_string(), chapter.name.clone());
+                    pages.push(Page { path, title, text: chapter.content.clone() });
+                }
+                None => drafts.push(chapter.name.clone()),
             }
-            gather(&chapter.sub_items, pages);
+            gather(&chapter.sub_items, pages, drafts);
         }
     }
 }
@@ -155,6 +164,7 @@ struct Builder<'a> {
     cites: Cites,
     glossary: Glossary,
     figures: Figures,
+    exercises: Exercises,
     fs: Fs,
     problems: Vec<Problem>,
 }
@@ -175,6 +185,7 @@ impl<'a> Builder<'a> {
             cites: Cites::new(&table("cites.toml")?).map_err(wrong("cites.toml"))?,
             glossary: Glossary::new(&table("glossary.toml")?).map_err(wrong("glossary.toml"))?,
             figures: Figures::new(&docs.join("figures")),
+            exercises: Exercises::new(&repository.root)?,
             fs: Fs::new(repository.fs.clone(), &repository.root),
             problems,
         })
@@ -227,6 +238,9 @@ impl<'a> Builder<'a> {
             "code" => block(self.code(directive.arguments)),
             "out" => block(self.out(directive.arguments)),
             "figure" => block(self.figures.show(directive.arguments, (&page.path, &page.title), |svg| self.svg(svg))),
+            "exercise" => block(
+                self.exercises.show(directive.arguments, (&page.path, &page.title), |file| self.repository.blob(file)),
+            ),
             "val" => self.values.show(directive.arguments, &self.fs),
             "lit" => Ok(directive.arguments.to_owned()),
             "cite" => {
@@ -243,7 +257,9 @@ impl<'a> Builder<'a> {
                 let text = text.first().map_or_else(|| format!("`{path}`"), |text| (*text).to_owned());
                 Ok(format!("[{text}]({})", self.repository.blob(path)))
             }
-            "glossary" | "crossref" | "gallery" => block(Ok(hold(&format!("{{{{{}}}}}", directive.name)))),
+            "glossary" | "crossref" | "gallery" | "exercises" => {
+                block(Ok(hold(&format!("{{{{{}}}}}", directive.name))))
+            }
             name => Err(format!("there is no directive `{name}`")),
         }
     }
@@ -338,8 +354,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn check_unused(&mut self) -> anyhow::Result<()> {
+    fn check_unused(&mut self, drafts: &[String]) -> anyhow::Result<()> {
         self.problems.extend(self.anchors.unused());
+        self.problems.extend(self.exercises.unused(drafts));
         let docs = &self.repository.docs;
         // The line of a table's file that begins with one of these.
         let at = |file: &str, begins: [String; 2], message: String| {

@@ -11,7 +11,11 @@ const CITES: &str =
 const GLOSSARY: &str = "[token]\ntext = 'A piece of [text].'\n[text]\ntext = 'Letters, {{val a.n}} of them.'\n";
 const FIGURE: &str = "<svg role=\"img\" viewBox=\"0 0 9 9\" aria-labelledby=\"f--title f--desc\"><title id=\"f--title\">F</title><desc id=\"f--desc\">{{val a.n}}</desc></svg>";
 const PAGE: &str = "# One\n\n{{code src/a.rs#add}}\n\nIt is {{val a.n}}, as {{cite web:x}} says of a [token]; see [two](two.md#part) and {{file src/a.rs}}.\n\n{{figure f | A figure}}\n";
-const TWO: &str = "# Two\n\n## Part\n\n{{crossref}}\n\n{{gallery}}\n";
+const TWO: &str = "# Two\n\n## Part\n\n{{crossref}}\n\n{{gallery}}\n\n{{exercise m1.add}}\n\n{{exercises}}\n";
+const EXERCISE_SOURCE: &str =
+    "/// Adds; see [`a`].\nfn f(x: u8) -> u8 {\n    // EXERCISE: m1.add\n    x + 1\n    // EXERCISE_END\n}\n";
+const EXERCISE: &str = "[[exercise]]\nid = 'm1.add'\ntitle = 'One more'\nstatement = 'Add 1.'\nworked = '1 gives 2.'\ntests = ['t']\n\
+    hints = ['Use +.']\n[[exercise.mutants]]\nchange = [['+', '-']]\nteaches = 'less'\n";
 
 /// A repository with two pages and a glossary, and its expanded pages or problems.
 fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<String>, Vec<Problem>> {
@@ -27,6 +31,9 @@ fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<Str
     put("docs/glossary.toml", GLOSSARY);
     put("docs/figures/f.svg", FIGURE);
     put("docs/src/x", "");
+    put("src/e.rs", EXERCISE_SOURCE);
+    put("metal/README.md", "");
+    put("crates/learn/exercises/m1.toml", EXERCISE);
     let mut pages =
         [("one.md", PAGE.into()), ("two.md", TWO.into()), ("glossary.md", "# Glossary\n\n{{glossary}}\n".into())];
     change(root.path(), &mut pages);
@@ -66,6 +73,15 @@ fn a_whole_book_is_expanded() {
     }
     assert!(pages[1].contains("[one.md](one.md#one)"), "{}", pages[1]);
     assert!(pages[1].contains("id=\"gallery-f\""));
+    for part in [
+        "### One more {#exercise-m1-add}",
+        "<a href=\"https://example.com/fs/blob/abc/src/e.rs\">src/e.rs</a>",
+        "```rust\nfn f(x: u8) -> u8\n```\n\nAdds; see `a`.\n\nAdd 1.\n\n**An example:** 1 gives 2.\n",
+        "```sh\ncargo run -p learn -- start m1.add\n```",
+        "| `m1.add` | [One more](two.md#exercise-m1-add) | two.md |",
+    ] {
+        assert!(pages[1].contains(part), "{part}\n{}", pages[1]);
+    }
     assert!(pages[2].contains("## token\n\nA piece of [text].") && pages[2].contains("Letters, 1,234 of them."));
     assert!(pages[2].contains("[text]: #text") && pages[2].contains("In: [one.md](one.md)"));
 }
@@ -96,6 +112,8 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
         ("{{figure g | G}}", "g.svg"),
         ("{{figure f | again}}", "twice"),
         ("{{file src/b.rs}}", "no src/b.rs"),
+        ("{{exercise m1.ad}}", "did you mean `m1.add`?"),
+        ("text {{exercise m1.add}}", "a line of its own"),
         ("{{nonsense}}", "no directive"),
         ("{{val a.n", "not closed"),
         ("a [word] in brackets", "neither a link nor a term"),
@@ -115,6 +133,10 @@ fn what_no_page_uses_stops_the_build() {
     assert_eq!(without("{{code src/a.rs#add}}").file, "src/a.rs");
     assert_eq!(without("{{cite web:x}}").to_string(), "docs/cites.toml:6: no page cites `web:x`");
     assert_eq!(without("{{figure f | A figure}}").file, "docs/figures/f.svg");
+    let forgotten = problem(|_, pages| pages[1].1 = pages[1].1.replace("{{exercise m1.add}}", ""));
+    assert_eq!(forgotten.to_string(), "src/e.rs:3: no page has exercise `m1.add`: {{exercise m1.add}}");
+    let again = problem(|_, pages| pages[0].1 += "\n{{exercise m1.add}}\n");
+    assert_eq!(again.to_string(), "docs/src/two.md:9: exercise `m1.add` stands in one.md already");
     let unused =
         problem(|root, _| std::fs::write(root.join("docs/values.toml"), format!("{VALUES}[b]\njson = 'b'\n")).unwrap());
     assert_eq!((unused.file.as_str(), unused.line), ("docs/values.toml", 3));

@@ -127,3 +127,43 @@ fn prefill<T: AttentionTile>(
         });
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Level;
+    use super::*;
+    use crate::expect;
+
+    /// Brings together pieces of (largest score, sum of weights, weighted values) for each head of the group.
+    fn reduce(pieces: &[&[(f32, f32, [f32; 2])]]) -> Vec<f32> {
+        let group = pieces[0].len();
+        let mut partials = Vec::new();
+        for heads in pieces {
+            heads.iter().for_each(|head| partials.extend(head.2.into_iter().chain([9.0; TILE - 2])));
+            partials.extend(heads.iter().map(|head| head.0));
+            partials.extend(heads.iter().map(|head| head.1));
+        }
+        let mut out = vec![f32::NAN; group * 2];
+        Level::Scalar.run(Reduce { partials: &partials, group, out: &mut out });
+        out
+    }
+
+    #[test]
+    fn pieces_by_hand() {
+        let ln3 = 3f32.ln();
+        // Against the largest score of all, ln 3, piece 0 counts a third: (4/3, 6) over 2/3 + 1.
+        let out = reduce(&[&[(0.0, 2.0, [4.0, 0.0])], &[(ln3, 1.0, [0.0, 6.0])]]);
+        expect::close("reduce", &out, &[0.8, 3.6], 1e-5);
+        expect::close("reduce of one piece", &reduce(&[&[(5.0, 4.0, [2.0, 8.0])]]), &[0.5, 2.0], 0.0);
+        // Only differences of scores count; the scores themselves would overflow exp.
+        let out = reduce(&[&[(1000.0, 1.0, [1.0, 2.0])], &[(1000.0, 1.0, [3.0, 4.0])]]);
+        expect::close("reduce of large scores", &out, &[2.0, 3.0], 0.0);
+    }
+
+    #[test]
+    fn each_head_has_its_own_scores() {
+        let heads = [(0.0, 1.0, [1.0, 1.0]), (3f32.ln(), 1.0, [5.0, 5.0])];
+        let others = [(3f32.ln(), 1.0, [5.0, 5.0]), (0.0, 1.0, [1.0, 1.0])];
+        expect::close("reduce of two heads", &reduce(&[&heads, &others]), &[4.0; 4], 1e-5);
+    }
+}

@@ -7,6 +7,7 @@ use crate::backend::matrix::Matrix;
 ///
 /// A weight row is widened to f32 once and then used for every input row.
 pub fn linear(out: &mut [f32], x: &[f32], weight: &Matrix, rows: usize) {
+    // EXERCISE: m2.linear
     let (features, columns) = (weight.rows(), weight.columns());
     let mut weight_row = vec![0.0; columns];
     for o in 0..features {
@@ -15,6 +16,7 @@ pub fn linear(out: &mut [f32], x: &[f32], weight: &Matrix, rows: usize) {
             out[r * features + o] = dot(&x[r * columns..(r + 1) * columns], &weight_row);
         }
     }
+    // EXERCISE_END
 }
 // ANCHOR_END: linear
 
@@ -29,3 +31,24 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum
 }
 // ANCHOR_END: dot
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+    use crate::weights::{DType, SharedBytes, Tensor};
+
+    #[test]
+    fn two_rows_by_hand() {
+        let weight: [[f32; 3]; 2] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]; // [out 2, in 3]
+        let data =
+            SharedBytes::from_vec(weight.as_flattened().iter().flat_map(|v| v.to_le_bytes()).collect()).aligned();
+        let tensor =
+            Tensor { name: "w".into(), dtype: DType::F32, shape: vec![2, 3], data, file: "f".into(), offset: 0 };
+        let weight = Matrix::new(&tensor, "test").unwrap();
+        let mut out = [f32::NAN; 4];
+        // Row 0 gives 1·1 + 0·2 + 2·3 = 7 and 1·4 + 0·5 + 2·6 = 16.
+        linear(&mut out, &[1.0, 0.0, 2.0, 0.0, 1.0, 1.0], &weight, 2);
+        expect::close("linear", &out, &[7.0, 16.0, 5.0, 11.0], 0.0);
+    }
+}

@@ -78,3 +78,34 @@ impl BlockFormat for Q4K {
         Self { d, dmin, scales: pack_scales_and_minima(&scales, &minima), codes: pack_codes(&codes) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    /// Sub-block `s` has scale `s + 1` and minimum `s`, and its code `l` is `(l + s) % 16`.
+    fn block() -> Q4K {
+        let codes = std::array::from_fn(|i| ((i % 32 + i / 32) % 16) as u8);
+        let scales = pack_scales_and_minima(&[1, 2, 3, 4, 5, 6, 7, 8], &[0, 1, 2, 3, 4, 5, 6, 7]);
+        Q4K { d: f16::from_f32(0.5), dmin: f16::from_f32(0.25), scales, codes: pack_codes(&codes) }
+    }
+
+    #[test]
+    fn two_sub_blocks_share_their_bytes() {
+        let mut block = block();
+        // Byte 0 holds code 0 of sub-block 0 (low half) and of sub-block 1 (high half), byte 33 code 1 of 2 and of 3.
+        (block.codes[0], block.codes[33]) = (0xA3, 0x5C);
+        let found = [0, 32, 65, 97].map(|i| block.code(i));
+        expect::same("codes 0, 32, 65 and 97", &found, &[0x3, 0xA, 0xC, 0x5]);
+    }
+
+    #[test]
+    fn values_by_hand() {
+        let mut out = [f32::NAN; 256];
+        block().dequantize(&mut out);
+        // 0.5 · scale · code - 0.25 · minimum; code 2 of sub-block 0 is 2, of sub-block 3 it is 5: 0.5 · 4 · 5 - 0.25 · 3 = 9.25.
+        let found = [0, 2, 32, 34, 96, 98, 255].map(|i| out[i]);
+        expect::close("values 0, 2, 32, 34, 96, 98 and 255", &found, &[0.0, 1.0, 0.75, 2.75, 5.25, 9.25, 22.25], 0.0);
+    }
+}

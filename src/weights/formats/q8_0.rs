@@ -30,8 +30,36 @@ impl BlockFormat for Q8_0 {
 
     /// The largest value becomes 127 or -127.
     fn quantize(values: &[f32], _importance: Option<&[f32]>) -> Self {
+        // EXERCISE: m5.q8_0
         let d = outward(largest(values).abs() / 127.0);
         let per_step = inverse(d.to_f32());
         Self { d, codes: std::array::from_fn(|i| code(values[i], per_step, -127.0, 127.0) as i8) }
+        // EXERCISE_END
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expect;
+
+    #[test]
+    fn a_block_by_hand() {
+        // The largest magnitude is 15.875 = 127 · 0.125, so a step is 0.125.
+        let mut values = [0.0; 32];
+        values[..6].copy_from_slice(&[1.0, -15.875, 0.19, -0.19, 15.875, 0.05]);
+        let block = Q8_0::quantize(&values, None);
+        expect::close("the scale of the block", &[block.d.to_f32()], &[0.125], 0.0);
+        expect::same("codes", &block.codes[..7], &[8, -127, 2, -2, 127, 0, 0]);
+        let mut back = [f32::NAN; 32];
+        block.dequantize(&mut back);
+        expect::close("values that come back", &back[..6], &[1.0, -15.875, 0.25, -0.25, 15.875, 0.0], 0.0);
+    }
+
+    #[test]
+    fn a_block_of_zeros_has_a_scale_of_zero() {
+        let block = Q8_0::quantize(&[0.0; 32], None);
+        expect::close("the scale of zeros", &[block.d.to_f32()], &[0.0], 0.0);
+        expect::same("codes of zeros", &block.codes, &[0; 32]);
     }
 }

@@ -30,11 +30,13 @@ fn sub_blocks(d: f16, dmin: f16, bytes: &[u8; 12]) -> impl Iterator<Item = (f32,
 
 /// See [`super::BlockFormat::dequantize`]; `code(i)` is the block's code `i`.
 pub fn dequantize(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u8, out: &mut [f32]) {
+    // EXERCISE: m5.q4_k
     for (s, ((scale, min), out)) in sub_blocks(d, dmin, bytes).zip(out.chunks_exact_mut(SUB)).enumerate() {
         for (i, out) in out.iter_mut().enumerate() {
             *out = scale * f32::from(code(s * SUB + i)) - min;
         }
     }
+    // EXERCISE_END
 }
 
 /// See [`super::BlockFormat::dot`].
