@@ -30,6 +30,7 @@ kernel void rms_norm(
     device const float *in = x + ulong(row) * shape.columns;
     device float *result = out + ulong(row) * shape.columns;
 
+    // ANCHOR: sums
     float sum = 0.0f;
     for (uint i = index; i < shape.columns; i += 256) {
         sum = fma(in[i], in[i], sum);
@@ -43,6 +44,7 @@ kernel void rms_norm(
     for (uint i = 0; i < 8; i++) {
         total += sums[i];
     }
+    // ANCHOR_END: sums
 
     float scale = 1.0f / sqrt(total / float(shape.columns) + shape.eps);
     for (uint i = index; i < shape.columns; i += 256) {
