@@ -9,6 +9,7 @@
 #include <metal_stdlib>
 using namespace metal;
 
+// ANCHOR: add
 kernel void add(
     constant uint &len [[buffer(0)]],
     device float *x [[buffer(1)]],
@@ -19,6 +20,7 @@ kernel void add(
         x[i] += y[i];
     }
 }
+// ANCHOR_END: add
 
 struct BiasShape {
     uint len;

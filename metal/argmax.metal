@@ -23,6 +23,7 @@ inline Best better(Best a, Best b) {
     return b.order > a.order || (b.order == a.order && b.index < a.index) ? b : a;
 }
 
+// ANCHOR: best_of_threadgroup
 // The best of a threadgroup of 256 threads, in all of them.
 inline Best best_of_threadgroup(Best best, threadgroup Best *bests, uint lane, uint group) {
     uint order = simd_max(best.order);
@@ -38,6 +39,7 @@ inline Best best_of_threadgroup(Best best, threadgroup Best *bests, uint lane, u
     }
     return best;
 }
+// ANCHOR_END: best_of_threadgroup
 
 kernel void argmax_blocks(
     constant ArgmaxShape &shape [[buffer(0)]],

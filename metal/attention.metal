@@ -44,6 +44,7 @@ kernel void attention(
         query[j] = i < shape.head_dim ? q[at + i] * shape.scale : 0.0f;
         sum[j] = 0.0f;
     }
+    // ANCHOR: online
     float largest = -INFINITY, total = 0.0f;
     for (uint p = 0; p < positions; p++) {
         float score = 0.0f;
@@ -60,6 +61,7 @@ kernel void attention(
         }
         largest = larger;
     }
+    // ANCHOR_END: online
     for (uint j = 0; j * 32 + lane < shape.head_dim; j++) {
         out[at + j * 32 + lane] = sum[j] / total;
     }

@@ -42,6 +42,7 @@ struct AttentionDecodeShape {
     float scale;
 };
 
+// ANCHOR: sum_of_row
 // The sum of `four[j]` over a row's lanes, where j is what the upper two bits of a lane's number in the row say.
 inline float sum_of_row(float4 four, uint part, uint lanes) {
     bool upper = (part & (lanes / 2)) != 0;
@@ -53,6 +54,7 @@ inline float sum_of_row(float4 four, uint part, uint lanes) {
     }
     return one;
 }
+// ANCHOR_END: sum_of_row
 
 template <typename Kv>
 kernel void attention_decode(
@@ -266,6 +268,7 @@ kernel void attention_reduce(
     ulong all = ulong(groups.y) * shape.heads * shape.pieces;
     device const float2 *scores = (device const float2 *)(pieces + all * stride) + first;
 
+    // ANCHOR: reduce
     float most = -INFINITY, weights = 0.0f;
     for (uint p = lane; p < count; p += 32) {
         most = max(most, scores[p].x);
@@ -285,6 +288,7 @@ kernel void attention_reduce(
         }
     }
     sums[index] = sum;
+    // ANCHOR_END: reduce
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (slice == 0 && quad * 4 < HEAD_DIM) {
         for (uint s = 1; s < slices; s++) {

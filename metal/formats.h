@@ -29,6 +29,7 @@ struct BF16 {
     }
 };
 
+// ANCHOR: q8_0
 // 34 bytes for 32 values: an f16 scale d and 32 signed bytes. value = d * code.
 struct Q8_0 {
     static float at(device const uchar *row, uint i) {
@@ -36,6 +37,7 @@ struct Q8_0 {
         return float(half_at(block)) * float(as_type<char>(block[2 + i % 32]));
     }
 };
+// ANCHOR_END: q8_0
 
 // 18 bytes for 32 values: an f16 scale d and 16 bytes; byte l holds code l in its low half and code l + 16 in its high half.
 // value = d * (code - 8).

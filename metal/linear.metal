@@ -15,6 +15,7 @@ struct LinearShape {
     uint rows;
 };
 
+// ANCHOR: linear
 template <typename Format>
 kernel void linear(
     constant LinearShape &shape [[buffer(0)]],
@@ -40,6 +41,7 @@ kernel void linear(
         out[ulong(r) * shape.features + feature] = sum;
     }
 }
+// ANCHOR_END: linear
 
 #define LINEAR(NAME, FORMAT)                              \
     template [[host_name(NAME)]] kernel void linear<FORMAT>( \

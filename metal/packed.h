@@ -37,12 +37,14 @@ using namespace metal;
 #define MAGIC 8388608.0f
 #define MAGIC_BITS 0x4b000000u
 
+// ANCHOR: nibbles
 // Four codes of 4 bits in the lower half of a word, less `bias`; times 1, 16, 256, 4096.
 inline float4 nibbles(uint word, float bias) {
     uint4 codes = uint4(word & 0xfu, word & 0xf0u, word & 0xf00u, word & 0xf000u) | MAGIC_BITS;
     return as_type<float4>(codes) - (MAGIC + bias * float4(1.0f, 16.0f, 256.0f, 4096.0f));
 }
 constant float4 NIBBLE_PLACES = float4(1.0f, 1.0f / 16.0f, 1.0f / 256.0f, 1.0f / 4096.0f);
+// ANCHOR_END: nibbles
 
 // The four bytes of a word, less `bias`; times 1, 256, 1, 256.
 inline float4 bytes(uint word, float bias) {

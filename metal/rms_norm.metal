@@ -32,6 +32,7 @@ kernel void rms_norm(
     device const float *in = x + ulong(row) * shape.columns;
     device float *result = out + ulong(row) * shape.columns;
 
+    // ANCHOR: sums
     float sum = 0.0f;
     for (uint four = index * 4; four < shape.columns; four += 1024) {
         for (uint i = four; i < min(four + 4, shape.columns); i++) {
@@ -47,6 +48,7 @@ kernel void rms_norm(
     for (uint i = 0; i < 8; i++) {
         total += sums[i];
     }
+    // ANCHOR_END: sums
 
     float scale = 1.0f / sqrt(total / float(shape.columns) + shape.eps);
     for (uint four = index * 4; four < shape.columns; four += 1024) {

@@ -111,3 +111,46 @@ fn swiglu_lets_through_what_the_gate_says() {
     swiglu::swiglu(&mut silu, &[1.0; 3]);
     assert_close(&silu, &e["silu"]);
 }
+
+/// What one query reads of these positions: a head of one value, so that the score is the key.
+fn attend(scores: &[f32], values: &[f32]) -> f32 {
+    let mut cache = HostKvCache::new(KvLayout { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDType::F32 });
+    cache.reserve(scores.len());
+    cache.store(0, 0, scores.len(), scores, values);
+    let (mut out, shape) = ([0.0], Heads { heads: 1, kv_heads: 1, head_dim: 1 });
+    let at = CachePosition { layer: 0, start: scores.len() - 1, tokens: 1 };
+    attention::attention(&mut out, &[1.0], &cache, shape, at);
+    out[0]
+}
+
+// ANCHOR: pieces
+#[test]
+fn attention_of_two_pieces_is_that_of_the_whole() {
+    let e = example("pieces");
+    let [scores, values, largest, totals, sums, shrink] =
+        ["scores", "values", "largest", "totals", "sums", "shrink"].map(|name| numbers(&e[name]));
+
+    // Each piece for itself: its sum over its total is attention over its own positions.
+    for (piece, at) in [0..2, 2..4].into_iter().enumerate() {
+        let (scores, values) = (&scores[at.clone()], &values[at]);
+        assert_eq!(largest[piece], scores.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        assert_close(&[attend(scores, values)], &serde_json::json!(sums[piece] / totals[piece]));
+    }
+    // Brought to the larger of the two scores, sums and totals may be added.
+    let most = largest[0].max(largest[1]);
+    assert_close(&[(largest[0] - most).exp(), (largest[1] - most).exp()], &e["shrink"]);
+    let total = shrink[0] * totals[0] + shrink[1] * totals[1];
+    let sum = shrink[0] * sums[0] + shrink[1] * sums[1];
+    assert_eq!((total, sum), (numbers(&e["total"])[0], numbers(&e["sum"])[0]));
+    assert_close(&[sum / total, attend(&scores, &values)], &serde_json::json!([e["out"], e["out"]]));
+}
+// ANCHOR_END: pieces
+
+#[test]
+fn a_sum_depends_on_its_order() {
+    let e = example("order");
+    let x = numbers(&e["x"]);
+    assert_eq!([linear::dot(&x, &[1.0; 4])][..], numbers(&e["left_to_right"]));
+    // Lanes two apart first, then neighbours: the last two steps of a SIMD-group's sum.
+    assert_eq!([(x[0] + x[2]) + (x[1] + x[3])][..], numbers(&e["butterfly"]));
+}

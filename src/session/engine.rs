@@ -362,6 +362,7 @@ impl Session {
         self.timeline.token_layers()
     }
 
+    // ANCHOR: evaluate
     /// Makes `tokens` true and returns the logits of the last one: `[vocab]`.
     ///
     /// The longest common prefix with what is in the cache is reused; the rest of the cache is forgotten, the rest of
@@ -369,6 +370,7 @@ impl Session {
     pub fn evaluate(&mut self, tokens: &[u32]) -> Result<&[f32], SessionError> {
         self.evaluate_with_progress(tokens, &mut |_, _| ControlFlow::Continue(()))
     }
+    // ANCHOR_END: evaluate
 
     /// [`evaluate`](Self::evaluate), calling `progress(done, total)` between chunks; breaking off leaves the chunks that
     /// are done in the cache.
@@ -529,6 +531,7 @@ impl Session {
         Ok(rows)
     }
 
+    // ANCHOR: rewind
     /// Forgets all tokens from `len` on.
     pub fn rewind(&mut self, len: usize) {
         self.stop_running_ahead();
@@ -538,6 +541,7 @@ impl Session {
             self.timeline.truncate(len);
         }
     }
+    // ANCHOR_END: rewind
 
     /// Forgets everything.
     pub fn reset(&mut self) {

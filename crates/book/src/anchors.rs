@@ -143,8 +143,12 @@ fn cut(path: &str, lines: &[&str], start: usize, end: usize) -> Anchor {
     let piece: Vec<&str> =
         lines[start + 1..end].iter().copied().filter(|line| marker(line).is_none() && !is_exercise(line)).collect();
     let indent = |line: &&str| line.len() - line.trim_start().len();
-    let shared = piece.iter().filter(|line| !line.trim().is_empty()).map(indent).min().unwrap_or(0);
-    let text: Vec<&str> = piece.iter().map(|line| line.get(shared..).unwrap_or("")).collect();
+    // `#pragma` and the like stand at the line's start, wherever the code around them stands.
+    let directive = |line: &&str| line.starts_with('#');
+    let code = || piece.iter().filter(|line| !line.trim().is_empty() && !directive(line));
+    let shared = code().map(indent).min().unwrap_or(0);
+    let dedent = |line: &&str| if directive(line) { 0 } else { shared };
+    let text: Vec<&str> = piece.iter().map(|line| line.get(dedent(line)..).unwrap_or("")).collect();
     // An item that the piece declares at its outermost level, or else the one around it.
     let inside = piece.iter().filter(|line| indent(line) == shared).find_map(|line| item(line));
     let around = || lines[..start].iter().rev().filter(|line| indent(line) < shared).find_map(|line| item(line));
@@ -160,7 +164,7 @@ fn cut(path: &str, lines: &[&str], start: usize, end: usize) -> Anchor {
 /// What a line of Rust or MSL declares, as `fn rms_norm`.
 fn item(line: &str) -> Option<String> {
     let mut rest = line.trim_start();
-    for prefix in ["pub(crate) ", "pub(super) ", "pub ", "async ", "unsafe "] {
+    for prefix in ["pub(crate) ", "pub(super) ", "pub ", "async ", "unsafe ", "extern \"C\" "] {
         rest = rest.strip_prefix(prefix).unwrap_or(rest);
     }
     if rest.starts_with("const fn ") {
@@ -172,6 +176,11 @@ fn item(line: &str) -> Option<String> {
     }
     if let Some(kernel) = rest.strip_prefix("kernel void ") {
         return Some(format!("kernel {}", kernel.split('(').next()?.trim()));
+    }
+    // A macro, and a table that one makes something of.
+    let invoked = rest.strip_suffix("! {").filter(|name| name.chars().all(|c| c.is_alphanumeric() || c == '_'));
+    if let Some(name) = invoked.or_else(|| rest.strip_prefix("macro_rules! ")?.strip_suffix(" {")) {
+        return Some(format!("{name}!"));
     }
     for keyword in ["fn", "struct", "enum", "trait", "type", "mod", "static", "const"] {
         if let Some(name) = rest.strip_prefix(keyword).and_then(|rest| rest.strip_prefix(' ')) {
@@ -222,6 +231,12 @@ mod tests {
     }
 
     #[test]
+    fn directives_stand_where_they_stood() {
+        let (anchors, _) = read("// ANCHOR: a\n#pragma unroll\n    for (;;) {\n    }\n// ANCHOR_END: a\n");
+        assert_eq!(anchors.get("src/a.rs#a").unwrap().text, "#pragma unroll\nfor (;;) {\n}");
+    }
+
+    #[test]
     fn items_are_named() {
         for (line, name) in [
             ("pub(crate) fn a<T>(x: T) {", "fn a"),
@@ -230,6 +245,9 @@ mod tests {
             ("pub struct Heads {", "struct Heads"),
             ("const fn of(byte: u8) -> bool {", "fn of"),
             ("const LAST: usize = 3;", "const LAST"),
+            ("pub unsafe extern \"C\" fn objc_msgSend() {", "fn objc_msgSend"),
+            ("macro_rules! messages {", "messages!"),
+            ("messages! {", "messages!"),
         ] {
             assert_eq!(item(line).as_deref(), Some(name));
         }

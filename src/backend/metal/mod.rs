@@ -602,10 +602,12 @@ impl Backend for Metal {
         self.run(&SWIGLU, &[Arg::Bytes(&(len as u32).to_le_bytes()), Arg::Out(gate), Arg::In(up)], Grid::threads(len));
     }
 
+    // ANCHOR: add
     fn add(&self, x: &mut MetalBuffer, y: &MetalBuffer, len: usize) {
         memory!(x, y);
         self.run(&ADD, &[Arg::Bytes(&(len as u32).to_le_bytes()), Arg::Out(x), Arg::In(y)], Grid::threads(len));
     }
+    // ANCHOR_END: add
 
     fn copy_rows(&self, out: &mut MetalBuffer, x: &MetalBuffer, first: usize, rows: usize, columns: usize) {
         memory!(out, x);

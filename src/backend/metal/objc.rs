@@ -269,6 +269,7 @@ impl Argument for &mut ErrorOut {
 /// A result that is the caller's.
 pub(super) struct New<T>(PhantomData<T>);
 
+// ANCHOR: ownership
 impl<T: Kind> Answer for New<T> {
     type Raw = *mut c_void;
     type Out = Option<Object<T>>;
@@ -279,6 +280,7 @@ impl<T: Kind> Answer for New<T> {
         unsafe { Object::owned(raw) }
     }
 }
+// ANCHOR_END: ownership
 
 /// A result that is the autorelease pool's.
 pub(super) struct Autoreleased<T>(PhantomData<T>);
@@ -312,6 +314,7 @@ impl<T: Kind> Answer for Allocated<T> {
 /// `+` goes to the class and `-` to an instance; `raw` goes to an instance too, but takes pointers and is `unsafe` to call;
 /// `id` is sent to a plain pointer.
 macro_rules! messages {
+    // ANCHOR: send
     (@send $kind:ident, $selector:literal, $receiver:expr, $answer:ty, $($argument:ident: $type:ty),*) => {{
         static SELECTOR: Selector = Selector::new($selector);
         type Method = unsafe extern "C" fn(*mut c_void, *mut c_void $(, <$type as Argument>::Raw)*) -> <$answer as Answer>::Raw;
@@ -321,6 +324,7 @@ macro_rules! messages {
             <$answer as Answer>::take(send($receiver, SELECTOR.get() $(, Argument::raw($argument))*))
         }
     }};
+    // ANCHOR_END: send
     (@function $kind:ident, + $name:ident $selector:literal ($($argument:ident: $type:ty),*) $answer:ty) => {
         impl Object<$kind> {
             #[allow(dead_code, reason = "some are for macOS alone")]
@@ -443,6 +447,7 @@ messages! {
         - gpu_start_time c"GPUStartTime" () -> f64;
         - gpu_end_time c"GPUEndTime" () -> f64;
     }
+    // ANCHOR: encoder
     MTLComputeCommandEncoder {
         - set_pipeline c"setComputePipelineState:" (pipeline: &Object<MTLComputePipelineState>) -> ();
         - set_buffer c"setBuffer:offset:atIndex:" (buffer: &Object<MTLBuffer>, offset: u64, index: u64) -> ();
@@ -452,6 +457,7 @@ messages! {
         - memory_barrier c"memoryBarrierWithScope:" (scope: u64) -> ();
         - end_encoding c"endEncoding" () -> ();
     }
+    // ANCHOR_END: encoder
     MTLBlitCommandEncoder {
         - copy c"copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:"
             (from: &Object<MTLBuffer>, at: u64, to: &Object<MTLBuffer>, to_at: u64, size: u64) -> ();
@@ -514,6 +520,7 @@ constants! {
     CAPTURE_TO_FILE: i64 = 2, "MTLCaptureDestination" "GPUTraceDocument";
 }
 
+// ANCHOR: pool
 /// Runs `body` in an autorelease pool of its own: what Metal hands out inside is given back at the end.
 pub(super) fn pool<R>(body: impl FnOnce() -> R) -> R {
     struct Pool(*mut c_void);
@@ -527,6 +534,7 @@ pub(super) fn pool<R>(body: impl FnOnce() -> R) -> R {
     let _pool = Pool(unsafe { objc_autoreleasePoolPush() });
     body()
 }
+// ANCHOR_END: pool
 
 impl Object<NSString> {
     /// A string with this text.

@@ -201,6 +201,7 @@ impl Open {
         Ok(Self { commands, encoder, read: Vec::new(), written: Vec::new() })
     }
 
+    // ANCHOR: needs_barrier
     fn needs_barrier(&self, arguments: &[Arg<'_>]) -> bool {
         arguments.iter().any(|argument| match argument {
             Arg::Bytes(_) | Arg::Constant(..) => false,
@@ -208,4 +209,5 @@ impl Open {
             Arg::Out(memory) => self.written.contains(&memory.id) || self.read.contains(&memory.id),
         })
     }
+    // ANCHOR_END: needs_barrier
 }

@@ -66,6 +66,7 @@ impl Record {
         self.thread / LANES as u16
     }
 
+    // ANCHOR: concurrent
     /// Whether nothing orders this access before `now`. `first` is the first threadgroup after the last barrier between
     /// dispatches.
     fn concurrent(self, now: Record, first: u32) -> bool {
@@ -81,6 +82,7 @@ impl Record {
         let same = self.spread() <= ONE_SIMDGROUP && self.simdgroup() == now.simdgroup();
         !(same && self.steps() < now.steps())
     }
+    // ANCHOR_END: concurrent
 
     /// Whether the two may not be concurrent.
     fn clashes(self, now: Record) -> bool {

@@ -267,6 +267,7 @@ impl Group {
         }
     }
 
+    // ANCHOR: open_barrier
     /// Opens the threadgroup's barrier if all threads that are not done wait at it; false if all are done.
     fn open_barrier(&self) -> Result<bool, String> {
         let mut at = None;
@@ -284,6 +285,7 @@ impl Group {
         }
         Ok(at.is_some())
     }
+    // ANCHOR_END: open_barrier
 
     /// The lanes that wait at one exchange give their bytes and receive those of all.
     fn exchange(&self, simdgroup: &Simdgroup, waiting: u32) {

@@ -25,6 +25,7 @@ use super::object::Object;
 #[unsafe(naked)]
 pub unsafe extern "C" fn objc_msgSend() {
     naked_asm!(
+        // ANCHOR: msg_send
         "test rdi, rdi", // the receiver
         "je 2f",
         "sub rsp, 184", // 8 x 16 + 7 x 8; with the return address a multiple of 16, as calls want it
@@ -62,6 +63,7 @@ pub unsafe extern "C" fn objc_msgSend() {
         "mov rax, [rsp + 176]",
         "add rsp, 184",
         "jmp r11",
+        // ANCHOR_END: msg_send
         "2:", // nil: whatever type the caller expects, it is zero
         "xor eax, eax",
         "xor edx, edx",
