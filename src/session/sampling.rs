@@ -317,6 +317,7 @@ impl Sampler {
         }
     }
 
+    // ANCHOR: filter
     /// Temperature, top-k, top-p, min-p: leaves in `self.candidates` what may be drawn.
     fn filter(&mut self, logits: &[f32]) -> Result<(), SamplingError> {
         let logits = if self.params.changes_logits() { &self.adjusted } else { logits };
@@ -338,7 +339,9 @@ impl Sampler {
         }
         Ok(())
     }
+    // ANCHOR_END: filter
 
+    // ANCHOR: draw
     /// Draws from `self.candidates` in proportion to weight: the first whose running total passes a random share.
     fn draw(&mut self) -> u32 {
         let mut left = self.rng.uniform() * total(&self.candidates);
@@ -352,6 +355,7 @@ impl Sampler {
         }
         chosen
     }
+    // ANCHOR_END: draw
 }
 
 /// The token with the largest logit, the lowest id if several have it, and that logit.
@@ -479,6 +483,7 @@ impl Rng {
         Rng(seed)
     }
 
+    // ANCHOR: rng
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -492,6 +497,7 @@ impl Rng {
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
+    // ANCHOR_END: rng
 }
 
 #[cfg(test)]

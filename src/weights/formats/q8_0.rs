@@ -14,6 +14,7 @@ pub struct Q8_0 {
     pub codes: [i8; 32],
 }
 
+// ANCHOR: q8_0
 impl BlockFormat for Q8_0 {
     const VALUES: usize = 32;
 
@@ -35,3 +36,4 @@ impl BlockFormat for Q8_0 {
         Self { d, codes: std::array::from_fn(|i| code(values[i], per_step, -127.0, 127.0) as i8) }
     }
 }
+// ANCHOR_END: q8_0

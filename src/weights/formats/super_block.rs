@@ -28,6 +28,7 @@ fn sub_blocks(d: f16, dmin: f16, bytes: &[u8; 12]) -> impl Iterator<Item = (f32,
     scales.into_iter().zip(minima).map(move |(scale, min)| (d * f32::from(scale), dmin * f32::from(min)))
 }
 
+// ANCHOR: dequantize
 /// See [`super::BlockFormat::dequantize`]; `code(i)` is the block's code `i`.
 pub fn dequantize(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u8, out: &mut [f32]) {
     for (s, ((scale, min), out)) in sub_blocks(d, dmin, bytes).zip(out.chunks_exact_mut(SUB)).enumerate() {
@@ -36,6 +37,7 @@ pub fn dequantize(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u
         }
     }
 }
+// ANCHOR_END: dequantize
 
 /// See [`super::BlockFormat::dot`].
 pub fn dot(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u8, x: &[Activations]) -> f32 {
