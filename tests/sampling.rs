@@ -106,6 +106,7 @@ fn every_step_agrees_with_transformers() {
     }
 }
 
+// ANCHOR: draws
 #[test]
 fn draws_follow_the_distribution() {
     // 200,000 draws, 20 tokens. The statistic exceeds 51.6 with probability 1e-4 at 19 degrees of freedom (one fewer
@@ -131,6 +132,7 @@ fn draws_follow_the_distribution() {
         assert!(statistic > 3.0, "seed {seed}: chi-square {statistic:.1} is too good to be random");
     }
 }
+// ANCHOR_END: draws
 
 /// Logits that need no file: the same on every machine.
 fn wide_logits(n: usize) -> Vec<f32> {

@@ -3,6 +3,10 @@
 use failed_star::backend::reference::{attention, linear, rms_norm, rope, softmax, swiglu};
 use failed_star::backend::{CachePosition, Heads};
 use failed_star::model::kv_cache::{HostKvCache, KvDType, KvLayout};
+use failed_star::session::sampling::{Rng, Sampler, SamplingParams};
+use failed_star::session::stop::StopMatcher;
+use failed_star::weights::Checkpoint;
+use failed_star::weights::formats::{BlockFormat, Q4_0, Q8_0};
 use serde_json::Value;
 
 /// The numbers that pages show.
@@ -153,4 +157,88 @@ fn a_sum_depends_on_its_order() {
     assert_eq!([linear::dot(&x, &[1.0; 4])][..], numbers(&e["left_to_right"]));
     // Lanes two apart first, then neighbours: the last two steps of a SIMD-group's sum.
     assert_eq!([(x[0] + x[2]) + (x[1] + x[3])][..], numbers(&e["butterfly"]));
+}
+
+/// Probabilities by id, 0 for tokens that are out.
+fn distribution(params: SamplingParams, logits: &[f32]) -> Vec<f32> {
+    let left = Sampler::new(params, logits.len()).unwrap().distribution(logits, &[], 0).unwrap();
+    let mut all = vec![0.0; logits.len()];
+    left.iter().for_each(|token| all[token.id as usize] = token.weight as f32);
+    all
+}
+
+#[test]
+fn each_step_of_sampling_leaves_what_the_page_says() {
+    let e = example("sampling");
+    let logits = numbers(&e["logits"]);
+    let setting = |name: &str| numbers(&e["settings"][name])[0];
+    let mut params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+    assert_close(&distribution(params.clone(), &logits), &e["softmax"]);
+
+    // The same cut before the temperature would leave one more token.
+    let early = SamplingParams { top_k: setting("top_k") as usize, top_p: setting("top_p"), ..params.clone() };
+    let early: Vec<f32> = distribution(early, &logits).into_iter().filter(|p| *p > 0.0).collect();
+    assert_close(&early, &e["top_p_before_temperature"]);
+
+    params.temperature = setting("temperature");
+    assert_close(&distribution(params.clone(), &logits), &e["temperature"]);
+    params.top_k = setting("top_k") as usize;
+    assert_close(&distribution(params.clone(), &logits), &e["top_k"]);
+    params.top_p = setting("top_p");
+    assert_close(&distribution(params.clone(), &logits), &e["top_p"]);
+    params.min_p = setting("min_p");
+    assert_close(&distribution(params.clone(), &logits), &e["min_p"]);
+
+    params.seed = e["seed"].as_u64().unwrap();
+    let mut rng = Rng::new(params.seed);
+    assert_close(&[rng.uniform() as f32, rng.uniform() as f32], &e["uniform"]);
+    let mut sampler = Sampler::new(params, logits.len()).unwrap();
+    let drawn: Vec<u32> = (0..2).map(|_| sampler.sample(&logits, &[], 0).unwrap().id).collect();
+    assert_eq!(serde_json::json!(drawn), e["drawn"]);
+}
+
+#[test]
+fn what_may_begin_a_stop_string_is_held_back() {
+    let e = example("stop_strings");
+    let mut matcher = StopMatcher::new(vec![e["stop"].as_str().unwrap().to_owned()]);
+    let pieces = e["pieces"].as_array().unwrap().iter();
+    let shown: Vec<String> = pieces.map(|piece| matcher.push(piece.as_str().unwrap()).0).collect();
+    assert_eq!(serde_json::json!(shown), e["shown"]);
+}
+
+/// A block of the story model, in 8 and in 4 bits.
+#[test]
+fn a_block_of_weights_becomes_codes() {
+    let e = example("quantized");
+    let file = Checkpoint::open("models/stories/model.safetensors".as_ref()).unwrap();
+    let weights = file.get(e["tensor"].as_str().unwrap()).unwrap();
+    let (row, columns) = (e["row"].as_u64().unwrap() as usize, weights.shape[1]);
+    let values = &weights.to_f32()[row * columns..][..32];
+    assert_eq!(values, numbers(&e["values"]));
+    let rmse = |back: &[f32]| {
+        let squares: f64 = values.iter().zip(back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        (squares / 32.0).sqrt() as f32
+    };
+
+    let eight = Q8_0::quantize(values, None);
+    assert_eq!(
+        (eight.d.to_f32(), serde_json::json!(eight.codes)),
+        (numbers(&e["q8_0"]["d"])[0], e["q8_0"]["codes"].clone())
+    );
+    let mut back = [0.0; 32];
+    eight.dequantize(&mut back);
+    assert_close(&[rmse(&back)], &e["q8_0"]["rmse"]);
+
+    let four = Q4_0::quantize(values, None);
+    let codes: Vec<i32> = (0..32).map(|i| i32::from(four.code(i)) - 8).collect();
+    assert_eq!((four.d.to_f32(), serde_json::json!(codes)), (numbers(&e["q4_0"]["d"])[0], e["q4_0"]["codes"].clone()));
+    four.dequantize(&mut back);
+    assert_close(&[rmse(&back)], &e["q4_0"]["rmse"]);
+
+    // The scale that just covers the largest value is worse.
+    let (d, codes) = (numbers(&e["q4_0_covering"]["d"])[0], numbers(&e["q4_0_covering"]["codes"]));
+    let covering: Vec<f32> = codes.iter().map(|code| d * code).collect();
+    assert!(values.iter().zip(&covering).all(|(x, y)| (x - y).abs() <= 0.501 * d), "its codes are the nearest");
+    assert_close(&[rmse(&covering)], &e["q4_0_covering"]["rmse"]);
+    assert!(rmse(&back) < rmse(&covering));
 }

@@ -203,6 +203,7 @@ impl Generation {
             self.timings.decode += started.elapsed();
             self.timings.decoded_tokens += 1;
         }
+        // ANCHOR: token
         if self.options.stop_tokens.contains(&choice.id) {
             self.stop_reason = Some(StopReason::StopToken);
             return Ok(None);
@@ -214,6 +215,7 @@ impl Generation {
         if stopped.is_some() {
             self.stop_reason = Some(StopReason::StopString);
         }
+        // ANCHOR_END: token
         Ok(Some(GeneratedToken { id: choice.id, text: piece, logprob: choice.logprob, top_logprobs: choice.top }))
     }
 

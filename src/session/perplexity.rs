@@ -330,6 +330,7 @@ fn log_sum_exp(logits: &[f32]) -> Result<(u32, f64), SamplingError> {
     Ok((top, max + sum.ln()))
 }
 
+// ANCHOR: compare
 /// [`log_sum_exp`] of `p`, and `KL(P‖Q)` from the same exponentials.
 ///
 /// `ln P - ln Q` is `(p - q) - (p_norm - q_norm)`, and the second part is the same for every token, so
@@ -348,6 +349,7 @@ fn compare(p: &[f32], q: &[f32], q_norm: f64) -> Result<(u32, f64, f64), Samplin
     let p_norm = max + sum.ln();
     Ok((top, p_norm, weighted / sum - (p_norm - q_norm)))
 }
+// ANCHOR_END: compare
 
 /// A mean over the scored tokens, with its standard error: the deviation of the tokens over the root of their number.
 ///

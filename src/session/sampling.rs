@@ -362,6 +362,7 @@ impl Sampler {
         }
     }
 
+    // ANCHOR: filter
     /// Top-k, and then temperature, top-p and min-p.
     fn filter(&mut self, logits: &[f32]) -> Result<(), SamplingError> {
         let adjusted = std::mem::take(&mut self.adjusted);
@@ -390,7 +391,9 @@ impl Sampler {
             keep_min_p(&mut self.candidates, self.params.min_p as f64);
         }
     }
+    // ANCHOR_END: filter
 
+    // ANCHOR: draw
     /// Draws from `self.candidates` in proportion to weight: the first whose running total passes a random share.
     fn draw(&mut self) -> u32 {
         let mut left = self.rng.uniform() * total(&self.candidates);
@@ -404,6 +407,7 @@ impl Sampler {
         }
         chosen
     }
+    // ANCHOR_END: draw
 }
 
 /// A token's probability up to a common factor, [`Candidate::weight`]; `max` is the largest logit, `temperature` above 0.
@@ -547,6 +551,7 @@ impl Rng {
         Rng(seed)
     }
 
+    // ANCHOR: rng
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -560,6 +565,7 @@ impl Rng {
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
+    // ANCHOR_END: rng
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ impl StopMatcher {
         StopMatcher { stops, held: String::new(), stopped: false }
     }
 
+    // ANCHOR: push
     /// Adds a piece. Returns the text that may now be shown, and the index of the stop string if one is complete:
     /// from then on nothing more is shown.
     pub fn push(&mut self, piece: &str) -> (String, Option<usize>) {
@@ -36,6 +37,7 @@ impl StopMatcher {
         let kept = self.held.split_off(held_from);
         (std::mem::replace(&mut self.held, kept), None)
     }
+    // ANCHOR_END: push
 
     /// The end of the text: what was held back, since it began a stop string that never came.
     pub fn finish(&mut self) -> String {

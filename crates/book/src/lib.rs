@@ -10,6 +10,7 @@
 //! | `{{figure NAME \| CAPTION}}` | a drawing of `docs/figures`: [`figures`] |
 //! | `{{exercise ID}}` | what an exercise of crates/learn asks, and the command that begins it: [`exercises`] |
 //! | `{{file PATH}}` | a link to a file of the repository, at the commit that is built |
+//! | `{{benchmarks DIRECTORY}}` | the runs of `tools/bench-peers` that are kept there: [`benchmarks`] |
 //! | `{{lit 1024}}` | a number that no code knows: a year, a definition |
 //! | `[term]`, `[words][term]` | a link to the glossary, `docs/glossary.toml`: [`glossary`] |
 //! | `{{glossary}}`, `{{crossref}}`, `{{gallery}}`, `{{exercises}}` | all terms, cites, drawings, exercises, and where they are used |
@@ -17,6 +18,7 @@
 //! Links between pages are checked ([`links`]), and numbers and code that were typed by hand are found ([`lint`]).
 
 pub mod anchors;
+pub mod benchmarks;
 pub mod cites;
 pub mod command;
 pub mod directive;
@@ -241,6 +243,10 @@ impl<'a> Builder<'a> {
             "exercise" => block(
                 self.exercises.show(directive.arguments, (&page.path, &page.title), |file| self.repository.blob(file)),
             ),
+            "benchmarks" => {
+                let link = |path: &str| self.repository.blob(path);
+                block(benchmarks::sections(&self.repository.root, directive.arguments, link))
+            }
             "val" => self.values.show(directive.arguments, &self.fs),
             "lit" => Ok(directive.arguments.to_owned()),
             "cite" => {
@@ -302,6 +308,10 @@ impl<'a> Builder<'a> {
     /// A drawing with its values.
     fn svg(&self, svg: &str) -> Result<String, String> {
         let (svg, problems) = directive::replace(svg, |directive| match directive.name {
+            "benchmarks" => {
+                let link = |path: &str| self.repository.blob(path);
+                block(benchmarks::sections(&self.repository.root, directive.arguments, link))
+            }
             "val" => self.values.show(directive.arguments, &self.fs).map(|text| escape(&text)),
             "lit" => Ok(directive.arguments.to_owned()),
             name => Err(format!("a drawing has {{{{val}}}} and {{{{lit}}}}, not `{name}`")),

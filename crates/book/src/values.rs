@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Where a source's numbers come from: one of the three.
+/// Where a source's numbers come from: one of these.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Source {
@@ -24,6 +24,9 @@ pub enum Source {
     Tensors(PathBuf),
     /// The arguments of `fs` for a command that prints JSON.
     Fs(String),
+    /// A Markdown file, from the repository's root, of which the tables are seen: a list of tables, each a list of rows, each
+    /// with a text for every column's title, as in `log[0][2].after`.
+    Tables(PathBuf),
 }
 
 /// What a path can be followed into.
@@ -86,11 +89,12 @@ impl Values {
             let value = serde_json::from_str(text).map_err(|error| format!("{from}: {error}"))?;
             Ok::<_, String>(Node::Json(Rc::new(value)))
         };
+        let read = |path: &Path| {
+            std::fs::read_to_string(self.root.join(path)).map_err(|error| format!("{}: {error}", path.display()))
+        };
         let node = match source {
-            Source::Json(path) => {
-                let text = std::fs::read_to_string(self.root.join(path));
-                json(&text.map_err(|error| format!("{}: {error}", path.display()))?, &path.display().to_string())?
-            }
+            Source::Json(path) => json(&read(path)?, &path.display().to_string())?,
+            Source::Tables(path) => Node::Json(Rc::new(tables(&read(path)?))),
             Source::Tensors(path) => {
                 let checkpoint = Checkpoint::open(&self.root.join(path)).map_err(|error| error.to_string())?;
                 Node::File(Rc::new(checkpoint))
@@ -181,6 +185,31 @@ impl Node {
     }
 }
 
+/// The tables of a Markdown text.
+fn tables(text: &str) -> Value {
+    let cells = |line: &str| -> Option<Vec<String>> {
+        let inner = line.trim().strip_prefix('|')?.strip_suffix('|')?;
+        Some(inner.split('|').map(|cell| cell.trim().to_owned()).collect())
+    };
+    let (mut tables, mut titles): (Vec<Value>, Option<Vec<String>>) = (Vec::new(), None);
+    for line in text.lines() {
+        let Some(cells) = cells(line) else {
+            titles = None;
+            continue;
+        };
+        let Some(titles) = &titles else {
+            titles = Some(cells);
+            tables.push(Value::Array(Vec::new()));
+            continue;
+        };
+        let rule = cells.iter().all(|cell| cell.chars().all(|c| matches!(c, '-' | ':')));
+        if let (false, Some(Value::Array(rows))) = (rule, tables.last_mut()) {
+            rows.push(titles.iter().cloned().zip(cells.into_iter().map(Value::String)).collect());
+        }
+    }
+    tables.into()
+}
+
 /// The keys that there are, for a message.
 fn keys(value: &Value) -> String {
     match value {
@@ -238,7 +267,7 @@ impl<'a> Parser<'a> {
             let value = self.sum()?;
             return if self.eat(")") { Ok(value) } else { Err(format!("`{}`: `)` is missing", self.text)) };
         }
-        for name in ["len", "sum", "max", "sqrt"] {
+        for name in ["len", "sum", "max", "sqrt", "log2"] {
             if self.eat(&format!("{name}(")) {
                 let value = self.sum()?;
                 if !self.eat(")") {
@@ -260,6 +289,9 @@ impl<'a> Parser<'a> {
     fn call(&self, name: &str, value: &Value) -> Result<Value, String> {
         if name == "sqrt" {
             return Ok(exact(self.number(value)?.sqrt()));
+        }
+        if name == "log2" {
+            return Ok(exact(self.number(value)?.log2()));
         }
         let all = value.as_array().ok_or_else(|| format!("{name}() is of an array"))?;
         if name == "len" {
@@ -375,7 +407,7 @@ mod tests {
         evaluates("a.rows[t=one].v[1..3]", serde_json::json!([2, 3]));
         evaluates("a.rows[t=\"two\"].v", serde_json::json!([4]));
         evaluates("len(a.rows) + sum(a.rows[0].v) + max(a.rows[0].v)", 11.into());
-        evaluates("sqrt(16) / 8", 0.5.into());
+        evaluates("sqrt(16) / 8 + log2(8)", 3.5.into());
     }
 
     #[test]
@@ -389,6 +421,17 @@ mod tests {
         fails("a.n )", "what is `)`?");
         fails("a.rows + 1", "is no number");
         fails("gone.x", "gone.json");
+    }
+
+    #[test]
+    fn tables_of_a_notebook_are_read() {
+        let text =
+            "# A\n\n| step | after |\n| --- | ---: |\n| one | 2 GB/s |\n| two | |\n\ntext\n\n| x |\n| --- |\n| - 3 |\n";
+        let expected = serde_json::json!([
+            [{"step": "one", "after": "2 GB/s"}, {"step": "two", "after": ""}],
+            [{"x": "- 3"}]
+        ]);
+        assert_eq!(tables(text), expected);
     }
 
     #[test]

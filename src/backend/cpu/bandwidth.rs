@@ -12,6 +12,7 @@ const BYTES: usize = 128 << 20;
 /// Read passes; the best one counts, because anything else on the machine only slows a pass down.
 const PASSES: usize = 4;
 
+// ANCHOR: read_bandwidth
 /// Bytes read a second by all threads of `cpu` together, each streaming its own part.
 pub fn read_bandwidth(cpu: &Cpu) -> f64 {
     let mut bytes = HugeBytes::zeroed(BYTES);
@@ -35,3 +36,4 @@ pub fn read_bandwidth(cpu: &Cpu) -> f64 {
     std::hint::black_box(sink.into_inner());
     BYTES as f64 / best
 }
+// ANCHOR_END: read_bandwidth

@@ -256,6 +256,7 @@ impl Shared {
         tasks * thread / threads..tasks * (thread + 1) / threads
     }
 
+    // ANCHOR: take_tasks
     fn take_tasks(&self, job: Job, thread: usize) {
         // SAFETY: `run` keeps the closure alive until every thread has left this job.
         let body = unsafe { &*job.body };
@@ -272,6 +273,7 @@ impl Shared {
             }
         }
     }
+    // ANCHOR_END: take_tasks
 
     /// A moment of waiting, used to ask for a cache line that will be needed.
     fn fetch_ahead(&self, thread: usize) {

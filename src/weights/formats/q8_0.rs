@@ -14,6 +14,7 @@ pub struct Q8_0 {
     pub codes: [i8; 32],
 }
 
+// ANCHOR: q8_0
 impl BlockFormat for Q8_0 {
     const VALUES: usize = 32;
 
@@ -63,3 +64,4 @@ mod tests {
         expect::same("codes of zeros", &block.codes, &[0; 32]);
     }
 }
+// ANCHOR_END: q8_0

@@ -101,6 +101,7 @@ pub fn inverse(scale: f32) -> f32 {
     if scale.abs() > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 }
 }
 
+// ANCHOR: fit_scale
 /// A scale for `x ≈ scale * code` with codes from `low` to `high`, where `-low > high`: the largest value takes the side that
 /// reaches further, so the scale may be negative. Values are at most 1 in magnitude.
 pub fn fit_scale(values: &[f32], weights: &[f32], low: f32, high: f32) -> f32 {
@@ -127,6 +128,7 @@ pub fn fit_scale(values: &[f32], weights: &[f32], low: f32, high: f32) -> f32 {
     let again = refit(inverse(best.1));
     if again.0 > best.0 { again.1 } else { best.1 }
 }
+// ANCHOR_END: fit_scale
 
 /// A scale and a minimum, both 0 or more, for `x ≈ scale * code - min` with codes from 0 to `top`. Values are at most 1 in
 /// magnitude.

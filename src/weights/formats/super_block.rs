@@ -28,6 +28,7 @@ fn sub_blocks(d: f16, dmin: f16, bytes: &[u8; 12]) -> impl Iterator<Item = (f32,
     scales.into_iter().zip(minima).map(move |(scale, min)| (d * f32::from(scale), dmin * f32::from(min)))
 }
 
+// ANCHOR: dequantize
 /// See [`super::BlockFormat::dequantize`]; `code(i)` is the block's code `i`.
 pub fn dequantize(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u8, out: &mut [f32]) {
     // EXERCISE: m5.q4_k
@@ -38,6 +39,7 @@ pub fn dequantize(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u
     }
     // EXERCISE_END
 }
+// ANCHOR_END: dequantize
 
 /// See [`super::BlockFormat::dot`].
 pub fn dot(d: f16, dmin: f16, bytes: &[u8; 12], code: impl Fn(usize) -> u8, x: &[Activations]) -> f32 {

@@ -57,6 +57,7 @@ impl Recipe {
         unreachable!("F16 has no blocks")
     }
 
+    // ANCHOR: wanted
     fn wanted(&self, name: &str, layers: usize, tied: bool) -> DType {
         let base = self.base;
         let head = name == "output.weight" || tied && name == "token_embd.weight";
@@ -70,6 +71,7 @@ impl Recipe {
             _ => base,
         }
     }
+    // ANCHOR_END: wanted
 }
 
 /// Whether a format's quantizer weighs errors by importance.

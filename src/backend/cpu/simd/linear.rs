@@ -59,6 +59,7 @@ impl<E: Element> Kernel for Linear<'_, '_, E> {
 /// the end of one.
 const AHEAD: usize = 4096;
 
+// ANCHOR: dot_stream
 /// One weight row with one input row: decoding. The weights are read as one stream in the order in which they lie, which is
 /// all that matters; four sums keep the multiplications from waiting for each other.
 #[inline(always)]
@@ -87,6 +88,7 @@ unsafe fn dot_stream<V: Vector, E: Element>(weights: &[E], x: *const f32) -> f32
         total
     }
 }
+// ANCHOR_END: dot_stream
 
 /// `X` input rows against all weight rows of a block; returns `X`.
 #[inline(always)]
@@ -379,6 +381,7 @@ unsafe fn panel_tiles<V: Vector, const R: usize, const T: usize, const BF16: boo
                 }
                 let mut weights = panel.as_ptr();
                 let mut inputs = x.values.as_ptr().add(row / T * T * x.words + words.start * T);
+                // ANCHOR: tile
                 for _ in words.start..words.end {
                     for r in 0..R {
                         V::prefetch(weights.wrapping_add((WORDS_AHEAD * R + r) * V::LANES).cast());
@@ -410,6 +413,7 @@ unsafe fn panel_tiles<V: Vector, const R: usize, const T: usize, const BF16: boo
                     weights = weights.add(R * V::LANES);
                     inputs = inputs.add(T);
                 }
+                // ANCHOR_END: tile
                 for t in 0..count {
                     let out = out.row_mut(row + t);
                     for r in 0..R {

@@ -351,6 +351,7 @@ unsafe fn panel_row<V: Vector, F: Format>(panel: *const u8, x: &Quantized, out: 
                     V::prefetch(block.wrapping_add(AHEAD + line));
                     line += 64;
                 }
+                // ANCHOR: block
                 let x_scale = *x.scales.as_ptr().add(index);
                 let x_codes = x.codes.as_ptr().add(index * BLOCK);
                 for part in 0..parts {
@@ -369,6 +370,7 @@ unsafe fn panel_row<V: Vector, F: Format>(panel: *const u8, x: &Quantized, out: 
                         totals[part] = totals[part].add_product(minima, scaled_sum);
                     }
                 }
+                // ANCHOR_END: block
                 block = block.add(F::LAYOUT.block_bytes());
                 index += 1;
             }

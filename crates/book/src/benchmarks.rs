@@ -1,0 +1,193 @@
+//! `{{benchmarks DIRECTORY}}`: what `tools/bench-peers` measured, one section for each of its JSON files.
+//!
+//! Nothing of these tables is written by hand: medians, ratios and shares are computed from the files while the site is built.
+
+use serde_json::Value;
+use std::path::Path;
+
+/// Peers in the order of columns: name in the file, name on the page.
+const PEERS: [(&str, &str); 6] = [
+    ("fs", "fs"),
+    ("fs-avx2", "fs, AVX2 forced"),
+    ("llama", "llama.cpp"),
+    ("llama-fa", "llama.cpp, flash attention"),
+    ("candle", "candle"),
+    ("transformers", "transformers"),
+];
+
+/// The page's sections, newest file first; `link` makes the address of a file of the repository. Files that are not from
+/// `tools/bench-peers` (they have no `peers`) are left out.
+pub fn sections(root: &Path, directory: &str, link: impl Fn(&str) -> String) -> Result<String, String> {
+    let read = |path: &Path| -> Result<Value, String> {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let entries = std::fs::read_dir(root.join(directory)).map_err(|error| format!("{directory}: {error}"))?;
+    let mut runs = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| format!("{directory}: {error}"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".json") {
+            let run = read(&path)?;
+            if run.get("peers").is_some() {
+                let text =
+                    section(&run, &link(&format!("{directory}/{name}"))).map_err(|error| format!("{name}: {error}"))?;
+                runs.push((run["started"].to_string(), text));
+            }
+        }
+    }
+    if runs.is_empty() {
+        return Err(format!("{directory} has no run of tools/bench-peers"));
+    }
+    runs.sort_by(|a, b| b.cmp(a));
+    Ok(runs.into_iter().map(|(_, text)| text).collect())
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str, String> {
+    value[key].as_str().ok_or_else(|| format!("there is no `{key}`"))
+}
+
+/// One run: what, where, how, and a table for each test.
+fn section(run: &Value, link: &str) -> Result<String, String> {
+    let results = run["results"].as_object().ok_or("there is no `results`")?;
+    let types: Vec<&str> = results.keys().map(String::as_str).collect();
+    let started = text(run, "started")?.get(..16).ok_or("`started` is no time")?.replace('T', ", ");
+    let words: Vec<&str> = run["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let commit = text(run, "git")?.get(..9).ok_or("`git` is no commit")?;
+    let changed = if run["git_changes"] == Value::Bool(true) { ", with changes" } else { "" };
+    let heading = types.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>().join(", ");
+    let mut out = format!("\n## {started}: {heading}\n\n");
+    out += &format!(
+        "{}; {} threads, {} rounds by turns; commit `{commit}`{changed}; [all samples]({link}).\n\n```sh\n{}\n```\n",
+        machine(text(run, "machine")?)?,
+        run["threads"],
+        run["rounds"],
+        words.join(" ")
+    );
+    out += &format!("\n{}\n", versions(run)?);
+    for test in ["decode", "deep", "prefill"] {
+        if results.values().any(|peers| peers.as_object().is_some_and(|all| all.values().any(|p| !p[test].is_null()))) {
+            out += &format!("\n### {}\n\n{}", title(test, &run["tests"][test]), table(&run["results"], &types, test)?);
+        }
+    }
+    Ok(out)
+}
+
+fn title(test: &str, of: &Value) -> String {
+    match test {
+        "decode" => format!("Decode: {of} tokens from an empty cache"),
+        "deep" => format!("Decode: {} tokens behind {}", of[1], of[0]),
+        _ => format!("Prefill: {of} tokens"),
+    }
+}
+
+/// The processor out of what `lscpu` printed, and which vector instructions it has.
+fn machine(lscpu: &str) -> Result<String, String> {
+    let field = |name: &str| {
+        let line = lscpu.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim).ok_or_else(|| format!("`machine` has no `{name}`"))
+    };
+    let flags: Vec<&str> = field("Flags").or_else(|_| field("Features")).unwrap_or_default().split(' ').collect();
+    let known = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "asimddp", "i8mm"];
+    let known: Vec<&str> = known.into_iter().filter(|name| flags.contains(name)).collect();
+    Ok(format!("{}, {} cores ({})", field("Model name")?, field("CPU(s)")?, known.join(", ")))
+}
+
+/// What each peer was.
+fn versions(run: &Value) -> Result<String, String> {
+    let mut found: Vec<String> = Vec::new();
+    for (peer, title) in PEERS {
+        let first = run["peers"].as_object().into_iter().flatten().find_map(|(_, peers)| peers.get(peer));
+        let Some(about) = first else { continue };
+        let device = about["device"].as_str().map(|device| format!(", {device}")).unwrap_or_default();
+        found.push(format!("{title}: `{}`{device}", text(about, "version")?));
+    }
+    Ok(found.join("; ") + ".")
+}
+
+/// Rows are formats, columns peers: the median and, below it, least and most; then the ratio and the share of the machine.
+fn table(results: &Value, types: &[&str], test: &str) -> Result<String, String> {
+    let peers: Vec<_> =
+        PEERS.into_iter().filter(|(peer, _)| types.iter().any(|t| !results[*t][*peer][test].is_null())).collect();
+    let (share, of) = match test {
+        "prefill" => ("share_of_peak", "share of the arithmetic peak"),
+        _ => ("share_of_read_bandwidth", "share of read bandwidth"),
+    };
+    let titles: Vec<&str> = peers.iter().map(|(_, title)| *title).collect();
+    let mut out = format!("| tokens/s | {} | fs to llama.cpp's better one | {of} |\n", titles.join(" | "));
+    out += &format!("| --- |{}\n", " ---: |".repeat(peers.len() + 2));
+    for name in types {
+        let number = |peer: &str, key: &str| results[*name][peer][test][key].as_f64();
+        let mut row = format!("| {} |", name.to_uppercase());
+        for (peer, _) in &peers {
+            row += &match (number(peer, "median"), number(peer, "min"), number(peer, "max")) {
+                (Some(median), Some(min), Some(max)) => format!(" **{median:.1}** ({min:.1} to {max:.1}) |"),
+                _ => " |".into(),
+            };
+        }
+        let theirs = ["llama", "llama-fa"].iter().filter_map(|peer| number(peer, "median")).fold(0.0, f64::max);
+        row += &match number("fs", "median") {
+            Some(ours) if theirs > 0.0 => format!(" **{:.2}** |", ours / theirs),
+            _ => " |".into(),
+        };
+        let samples = results[*name]["fs"][test]["samples"].as_array();
+        let shares: Vec<f64> = samples.into_iter().flatten().filter_map(|sample| sample[share].as_f64()).collect();
+        row += &median(shares).map_or(" |".into(), |share| format!(" {:.0}\u{a0}% |", 100.0 * share));
+        out += &(row + "\n");
+    }
+    Ok(out)
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some((low + high) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = r#"{
+        "started": "2026-01-02T03:04:05+00:00", "command": ["tools/bench-peers", "--rounds", "2"], "git": "0123456789abcdef",
+        "git_changes": false, "machine": "CPU(s):  2\nModel name:  A Processor\nFlags: sse avx2", "threads": 2, "rounds": 2,
+        "tests": {"decode": 64, "deep": [4096, 16], "prefill": 512},
+        "peers": {"q8_0": {"fs": {"version": "fs 0", "device": "avx2"}, "llama": {"version": "llama 1"}, "llama-fa": {"version": "llama 1"}}},
+        "results": {"q8_0": {
+            "fs": {"decode": {"median": 30.0, "min": 20.0, "max": 31.0, "samples": [{"share_of_read_bandwidth": 0.7}, {"share_of_read_bandwidth": 0.8}]}},
+            "llama": {"decode": {"median": 15.0, "min": 14.0, "max": 16.0, "samples": []}},
+            "llama-fa": {"decode": {"median": 12.0, "min": 11.0, "max": 13.0, "samples": []}}}}}"#;
+
+    fn page(files: &[(&str, &str)]) -> Result<String, String> {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("r")).unwrap();
+        files.iter().for_each(|(name, text)| std::fs::write(root.path().join("r").join(name), text).unwrap());
+        sections(root.path(), "r", |path| format!("https://x/{path}"))
+    }
+
+    #[test]
+    fn ratios_are_to_the_better_peer_and_shares_are_medians() {
+        let page = page(&[("a.json", RUN), ("b.json", "{}"), ("c.txt", "no JSON")]).unwrap();
+        assert!(page.contains("## 2026-01-02, 03:04: Q8_0") && page.contains("A Processor, 2 cores (avx2)"), "{page}");
+        assert!(page.contains("[all samples](https://x/r/a.json)"), "{page}");
+        let row = "| Q8_0 | **30.0** (20.0 to 31.0) | **15.0** (14.0 to 16.0) | **12.0** (11.0 to 13.0) | **2.00** | 75\u{a0}% |";
+        assert!(page.contains(row), "{page}");
+        assert!(page.contains("tools/bench-peers --rounds 2") && !page.contains("Prefill"), "{page}");
+    }
+
+    #[test]
+    fn newer_runs_come_first() {
+        let page = page(&[("a.json", RUN), ("b.json", &RUN.replace("2026-01-02", "2026-02-03"))]).unwrap();
+        assert!(page.find("2026-02-03") < page.find("2026-01-02"));
+    }
+
+    #[test]
+    fn a_file_that_lacks_something_is_an_error_with_its_name() {
+        assert!(page(&[]).is_err());
+        assert!(page(&[("a.json", "{")]).unwrap_err().contains("a.json"));
+        for key in ["started", "machine", "git", "results", "version"] {
+            let error = page(&[("a.json", &RUN.replace(&format!("\"{key}\""), "\"other\""))]).unwrap_err();
+            assert!(error.contains("a.json"), "{key}: {error}");
+        }
+    }
+}
