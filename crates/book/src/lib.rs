@@ -8,6 +8,7 @@
 //! | `{{out fs … \| lines 1-9,12}}` | what the program prints, run now: [`command`]; `\| fails` for errors |
 //! | `{{cite SOURCE:KEY}}` | a link to an entry of `docs/cites.toml`: [`cites`] |
 //! | `{{figure NAME \| CAPTION}}` | a drawing of `docs/figures`: [`figures`] |
+//! | `{{widget NAME}}` | the default frame of a widget of `docs/live`, which its script then takes over: [`widgets`] |
 //! | `{{file PATH}}` | a link to a file of the repository, at the commit that is built |
 //! | `{{lit 1024}}` | a number that no code knows: a year, a definition |
 //! | `[term]`, `[words][term]` | a link to the glossary, `docs/glossary.toml`: [`glossary`] |
@@ -26,6 +27,7 @@ pub mod links;
 pub mod lint;
 mod problem;
 pub mod values;
+pub mod widgets;
 
 pub use problem::Problem;
 
@@ -43,6 +45,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use values::Values;
+use widgets::Widgets;
 
 /// Where the book's subject is.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ pub struct Repository {
     pub commit: String,
     /// The program that pages run.
     pub fs: PathBuf,
+    /// Where tools/wasm put the widgets' frames.
+    pub frames: PathBuf,
 }
 
 impl Repository {
@@ -75,9 +80,11 @@ impl Repository {
         };
         let url: Option<String> = context.config.get("output.html.git-repository-url")?;
         let docs = git(&["rev-parse", "--show-prefix"])?.trim_end_matches('/').to_owned();
+        let root = PathBuf::from(git(&["rev-parse", "--show-toplevel"])?);
         let fs = std::env::current_exe()?.with_file_name(format!("fs{}", std::env::consts::EXE_SUFFIX));
         Ok(Self {
-            root: git(&["rev-parse", "--show-toplevel"])?.into(),
+            frames: root.join("target/site-live/frames"),
+            root,
             pages: format!("{docs}/{}", context.config.book.src.display()),
             docs,
             url: url.context("book.toml: output.html.git-repository-url is missing")?,
@@ -155,6 +162,7 @@ struct Builder<'a> {
     cites: Cites,
     glossary: Glossary,
     figures: Figures,
+    widgets: Widgets,
     fs: Fs,
     problems: Vec<Problem>,
 }
@@ -175,6 +183,7 @@ impl<'a> Builder<'a> {
             cites: Cites::new(&table("cites.toml")?).map_err(wrong("cites.toml"))?,
             glossary: Glossary::new(&table("glossary.toml")?).map_err(wrong("glossary.toml"))?,
             figures: Figures::new(&docs.join("figures")),
+            widgets: Widgets::new(&docs.join("live"), &repository.frames),
             fs: Fs::new(repository.fs.clone(), &repository.root),
             problems,
         })
@@ -227,6 +236,7 @@ impl<'a> Builder<'a> {
             "code" => block(self.code(directive.arguments)),
             "out" => block(self.out(directive.arguments)),
             "figure" => block(self.figures.show(directive.arguments, (&page.path, &page.title), |svg| self.svg(svg))),
+            "widget" => block(self.widgets.show(directive.arguments, &page.path)),
             "val" => self.values.show(directive.arguments, &self.fs),
             "lit" => Ok(directive.arguments.to_owned()),
             "cite" => {
@@ -358,6 +368,9 @@ impl<'a> Builder<'a> {
         }
         for name in self.figures.unused()? {
             self.problems.push(Problem::new(format!("{docs}/figures/{name}"), 1, "no page shows this drawing"));
+        }
+        for name in self.widgets.unused()? {
+            self.problems.push(Problem::new(format!("{docs}/live/{name}.js"), 1, "no page shows this widget"));
         }
         Ok(())
     }

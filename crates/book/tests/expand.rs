@@ -10,7 +10,8 @@ const CITES: &str =
     "[web]\ntitle = 'The Web'\nurl = 'https://example.org'\nlabel = 'web {key}'\n[web.entries]\nx = { topic = 'x' }\n";
 const GLOSSARY: &str = "[token]\ntext = 'A piece of [text].'\n[text]\ntext = 'Letters, {{val a.n}} of them.'\n";
 const FIGURE: &str = "<svg role=\"img\" viewBox=\"0 0 9 9\" aria-labelledby=\"f--title f--desc\"><title id=\"f--title\">F</title><desc id=\"f--desc\">{{val a.n}}</desc></svg>";
-const PAGE: &str = "# One\n\n{{code src/a.rs#add}}\n\nIt is {{val a.n}}, as {{cite web:x}} says of a [token]; see [two](two.md#part) and {{file src/a.rs}}.\n\n{{figure f | A figure}}\n";
+const FRAME: &str = "<div class=\"live\" data-live=\"w\">\n<div class=\"frame\">7</div>\n</div>\n";
+const PAGE: &str = "# One\n\n{{code src/a.rs#add}}\n\nIt is {{val a.n}}, as {{cite web:x}} says of a [token]; see [two](two.md#part) and {{file src/a.rs}}.\n\n{{figure f | A figure}}\n\n{{widget w}}\n";
 const TWO: &str = "# Two\n\n## Part\n\n{{crossref}}\n\n{{gallery}}\n";
 
 /// A repository with two pages and a glossary, and its expanded pages or problems.
@@ -27,6 +28,8 @@ fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<Str
     put("docs/glossary.toml", GLOSSARY);
     put("docs/figures/f.svg", FIGURE);
     put("docs/src/x", "");
+    put("docs/live/w.js", "");
+    put("frames/w.html", FRAME);
     let mut pages =
         [("one.md", PAGE.into()), ("two.md", TWO.into()), ("glossary.md", "# Glossary\n\n{{glossary}}\n".into())];
     change(root.path(), &mut pages);
@@ -39,6 +42,7 @@ fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<Str
         url: "https://example.com/fs".into(),
         commit: "abc".into(),
         fs: root.path().join("no fs"),
+        frames: root.path().join("frames"),
     };
     let problems = expand(&mut book, &repository).unwrap();
     if !problems.is_empty() {
@@ -61,6 +65,7 @@ fn a_whole_book_is_expanded() {
         "[`src/a.rs`](https://example.com/fs/blob/abc/src/a.rs)",
         "[token]: glossary.md#token",
         "<desc id=\"f--desc\">1,234</desc>",
+        "\n\n<div class=\"live\" data-live=\"w\">\n<div class=\"frame\">7</div>\n</div>\n",
     ] {
         assert!(pages[0].contains(part), "{part}\n{}", pages[0]);
     }
@@ -77,10 +82,10 @@ fn problem(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Problem {
     problems.remove(0)
 }
 
-/// The problem of a line added to page one, which ends in line 8.
+/// The problem of a line added to page one, which ends in line 10.
 fn line(text: &str) -> String {
     let problem = problem(|_, pages| pages[0].1 += &format!("\n{text}\n"));
-    assert_eq!((problem.file.as_str(), problem.line), ("docs/src/one.md", 9), "{problem}");
+    assert_eq!((problem.file.as_str(), problem.line), ("docs/src/one.md", 11), "{problem}");
     problem.message
 }
 
@@ -96,6 +101,8 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
         ("{{figure g | G}}", "g.svg"),
         ("{{figure f | again}}", "twice"),
         ("{{file src/b.rs}}", "no src/b.rs"),
+        ("{{widget v}}", "no widget `v`"),
+        ("{{widget w}}", "twice"),
         ("{{nonsense}}", "no directive"),
         ("{{val a.n", "not closed"),
         ("a [word] in brackets", "neither a link nor a term"),
@@ -113,11 +120,26 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
 fn what_no_page_uses_stops_the_build() {
     let without = |part: &'static str| problem(move |_, pages| pages[0].1 = pages[0].1.replace(part, ""));
     assert_eq!(without("{{code src/a.rs#add}}").file, "src/a.rs");
+    assert_eq!(without("{{widget w}}").to_string(), "docs/live/w.js:1: no page shows this widget");
     assert_eq!(without("{{cite web:x}}").to_string(), "docs/cites.toml:6: no page cites `web:x`");
     assert_eq!(without("{{figure f | A figure}}").file, "docs/figures/f.svg");
     let unused =
         problem(|root, _| std::fs::write(root.join("docs/values.toml"), format!("{VALUES}[b]\njson = 'b'\n")).unwrap());
     assert_eq!((unused.file.as_str(), unused.line), ("docs/values.toml", 3));
+}
+
+#[test]
+fn a_frame_that_was_not_drawn_or_would_end_the_block_stops_the_build() {
+    let gone = problem(|root, _| std::fs::rename(root.join("frames/w.html"), root.join("frames/v.html")).unwrap());
+    assert!(gone.message.contains("has not been drawn"), "{gone}");
+    let torn = problem(|root, _| std::fs::write(root.join("frames/w.html"), FRAME.replace('7', "\n\n")).unwrap());
+    assert!(torn.message.contains("empty line"), "{torn}");
+}
+
+#[test]
+fn without_node_a_page_says_that_nothing_was_drawn() {
+    let pages = build(|root, _| std::fs::remove_dir_all(root.join("frames")).unwrap()).unwrap();
+    assert!(pages[0].contains("<div class=\"live undrawn\">"), "{}", pages[0]);
 }
 
 #[test]
