@@ -3,6 +3,8 @@
 import { escape, table, th, token } from "./html.js";
 import { follow } from "./form.js";
 
+export const title = "Byte-pair encoding, a merge a step";
+
 export const DEFAULT = { text: "Once upon a dragon", step: Infinity };
 
 /** Every state that the pieces of a text go through: `{piece, symbols, merge}`, `merge` being what led there. */
@@ -48,17 +50,25 @@ export function render({ trace, step }) {
         if (i === current.piece) row.className = "current";
         return row;
     });
+    // The piece at hand from its bytes on: without a script, too, the merges are there one by one.
+    const states = all.slice(0, now + 1).filter((frame) => frame.piece === current.piece);
+    const steps = states.map(({ symbols, merge }) => [
+        th(merge ? `${token(merge.left)} + ${token(merge.right)}` : "bytes"),
+        merge ? String(merge.rank) : "",
+        chips(symbols, merge?.at),
+    ]);
     const { merge } = current;
     const what = merge
         ? `Merge ${merge.rank}: ${token(merge.left)} + ${token(merge.right)}. Of all neighbours here, this pair has the lowest rank.`
         : `The piece as bytes: ${current.symbols.length} symbols. Ġ is a space.`;
     return (
         `<p class="now" role="status">Step ${now + 1} of ${all.length}. ${what}</p>` +
-        table("Pieces, their symbols so far, and token ids", ["piece", "symbols", "ids"], pieces)
+        table("Pieces, their symbols so far, and token ids", ["piece", "symbols", "ids"], pieces) +
+        table(`${JSON.stringify(trace.parts[current.piece].text)}, merge by merge`, ["merge", "rank", "symbols then"], steps)
     );
 }
 
-export const data = (engine) => ({ trace: engine.ask({ command: "tokenize", text: DEFAULT.text }), step: DEFAULT.step });
+export const data = async (ask) => ({ trace: await ask({ command: "tokenize", text: DEFAULT.text }), step: DEFAULT.step });
 
 export async function mount(root, { ask, say }) {
     let state = { text: null, trace: { parts: [] }, step: 0 };

@@ -1,25 +1,34 @@
-// Draws each widget's default frame with the engine's own answers, for readers without JavaScript and for the moment before anybody
-// presses a button: `node docs/live/frames.mjs DIRECTORY` writes frames/NAME.html, and index.html with all of them, to try them.
+// Draws each widget's default frame with the engine's own answers, for readers without JavaScript and for the moment before anything
+// runs: `node docs/live/frames.mjs FS-LIVE MODEL DIRECTORY` writes DIRECTORY/frames/NAME.html for the pages, and DIRECTORY/data/NAME.json
+// for widgets that go on with these very answers and need no engine (`recorded`).
 
 import { mkdir, writeFile } from "node:fs/promises";
-import { engine } from "./node.mjs";
+import { pathToFileURL } from "node:url";
+import { escape } from "./html.js";
+import { native, recorder } from "./node.mjs";
+import { WIDGETS } from "./widgets.js";
 
-const directory = process.argv[2];
-if (!directory) throw new Error("usage: node docs/live/frames.mjs DIRECTORY");
-await mkdir(`${directory}/frames`, { recursive: true });
-const fs = await engine();
-let all = "";
-for (const name of ["story", "bpe", "logits", "ledger", "tracer"]) {
-    const widget = await import(`./${name}.js`);
-    const frame = widget.render(widget.data(fs));
-    const html = `<div class="live" data-live="${name}"><div class="frame">${frame}</div></div>\n`;
-    await writeFile(`${directory}/frames/${name}.html`, html);
-    all += `<h2>${name}</h2>\n${html}`;
+/** A widget's place in a page, with its frame, and what the frame shows. */
+export async function draw(name, ask, record) {
+    const widget = await WIDGETS[name]();
+    const data = await widget.data(ask, record);
+    // An empty line would end the block of HTML that Markdown sees.
+    const frame = widget.render(data).replaceAll("\n", "&#10;");
+    const recorded = widget.recorded ? " data-recorded" : "";
+    const html = `<div class="live" data-live="${name}"${recorded} role="group" aria-label="${escape(widget.title)}">\n<div class="frame">${frame}</div>\n</div>\n`;
+    return { html, data, recorded: widget.recorded };
 }
-await writeFile(
-    `${directory}/index.html`,
-    `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Widgets</title>
-<link rel="stylesheet" href="live.css"><style>body { font: 16px/1.5 system-ui; max-width: 56rem; margin: auto; padding: 1rem }</style>
-<main><h1>Widgets</h1>${all}</main><script type="module" src="live.js"></script></html>
-`,
-);
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+    const [program, model, directory] = process.argv.slice(2);
+    if (!directory) throw new Error("usage: node docs/live/frames.mjs FS-LIVE MODEL DIRECTORY");
+    for (const part of ["frames", "data"]) await mkdir(`${directory}/${part}`, { recursive: true });
+    const { ask, close } = native(program, model);
+    const record = recorder(program);
+    for (const name of Object.keys(WIDGETS)) {
+        const { html, data, recorded } = await draw(name, ask, record);
+        await writeFile(`${directory}/frames/${name}.html`, html);
+        if (recorded) await writeFile(`${directory}/data/${name}.json`, JSON.stringify(data));
+    }
+    close();
+}

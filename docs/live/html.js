@@ -23,7 +23,7 @@ export const percent = (p) => (p > 0 && p < 0.0005 ? "<0.1 %" : `${(100 * p).toF
 
 /** A cell with a bar behind its text; the text says it all, the bar is for the eye. */
 export const bar = (fraction, text) =>
-    `<td class="bar" style="--share:${Math.max(0, Math.min(1, fraction)).toFixed(4)}">${text}</td>`;
+    `<td class="share" style="--share:${Math.max(0, Math.min(1, fraction)).toFixed(4)}">${text}</td>`;
 
 /** A table: `head` are texts, `rows` lists of cells that are HTML; a cell that is a whole `<td>` or `<th>` stays. */
 export function table(caption, head, rows) {

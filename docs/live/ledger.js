@@ -3,6 +3,8 @@
 import { bar, number, table, th, token } from "./html.js";
 import { follow } from "./form.js";
 
+export const title = "What the KV cache stores, and what it saves";
+
 export const DEFAULT = { text: "Once upon a time, there was a", generate: 8 };
 
 export const request = ({ text, generate }) => ({
@@ -22,28 +24,28 @@ export function render(trace) {
             th(pass.phase),
             tokens.join(""),
             String(held),
+            bar(pass.flop / most, number(pass.flop, "FLOP")),
+            bar(pass.flop_without_cache / most, number(pass.flop_without_cache, "FLOP")),
             number(held * trace.kv_bytes_per_token, "B"),
             number(pass.bytes.kv_read, "B"),
             number(pass.bytes.weights, "B"),
-            bar(pass.flop / most, number(pass.flop, "FLOP")),
-            bar(pass.flop_without_cache / most, number(pass.flop_without_cache, "FLOP")),
         ];
     });
     const sum = (field) => trace.passes.reduce((total, pass) => total + pass[field], 0);
     const [work, without] = [sum("flop"), sum("flop_without_cache")];
     return (
+        `<p class="now" role="status">Together ${number(work, "FLOP")} with the cache and ${number(without, "FLOP")} without: ` +
+        `<b>${(without / work).toFixed(1)} times</b> as much. A token takes ${number(trace.kv_bytes_per_token, "B")} of cache: ` +
+        `2 · ${trace.config.num_hidden_layers} layers · ${trace.config.num_key_value_heads} heads · ${trace.config.head_dim} values, in ${trace.kv}.</p>` +
         table(
             "Each pass through the model",
-            ["pass", "tokens at hand", "in the cache after", "cache size", "cache read", "weights read", "work", "work without a cache"],
+            ["pass", "tokens at hand", "in the cache after", "work", "work without a cache", "cache size", "cache read", "weights read"],
             rows,
-        ) +
-        `<p>Together ${number(work, "FLOP")} with the cache and ${number(without, "FLOP")} without: ` +
-        `${(without / work).toFixed(1)} times as much. A token takes ${number(trace.kv_bytes_per_token, "B")} of cache: ` +
-        `2 · ${trace.config.num_hidden_layers} layers · ${trace.config.num_key_value_heads} heads · ${trace.config.head_dim} values, in ${trace.kv}.</p>`
+        )
     );
 }
 
-export const data = (engine) => engine.ask(request(DEFAULT));
+export const data = (ask) => ask(request(DEFAULT));
 
 export async function mount(root, { ask, say }) {
     const controls =

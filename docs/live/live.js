@@ -1,42 +1,49 @@
 // Wakes the widgets of a page. Each stands there as `<div class="live" data-live="NAME"><div class="frame">…</div></div>`, its frame
-// drawn when the site was built; nothing is downloaded before somebody presses a button.
+// drawn when the site was built (frames.mjs). One that needs the engine waits for a button, since it is megabytes; one that shows what
+// was recorded at the build (`data-recorded`) starts when it comes into view.
 
 import { ask, onProgress, tell } from "./client.js";
 import { number } from "./html.js";
+import { WIDGETS } from "./widgets.js";
 
-const WIDGETS = {
-    story: () => import("./story.js"),
-    bpe: () => import("./bpe.js"),
-    logits: () => import("./logits.js"),
-    tracer: () => import("./tracer.js"),
-    ledger: () => import("./ledger.js"),
-};
-
-async function wake(root, status) {
-    const frame = root.querySelector(".frame");
-    const show = ({ done, total }) => (status.textContent = `downloading ${number(done, "B")} of ${number(total, "B")} …`);
-    onProgress(show);
-    const widget = await WIDGETS[root.dataset.live]();
-    await widget.mount(frame, { ask, tell, say: (text) => (status.textContent = text), dataset: root.dataset });
+async function json(name) {
+    const response = await fetch(new URL(name, import.meta.url));
+    if (!response.ok) throw new Error(`${name}: the server says ${response.status}`);
+    return response.json();
 }
 
-for (const root of document.querySelectorAll("[data-live]")) {
-    if (!(root.dataset.live in WIDGETS)) continue;
-    const line = document.createElement("p");
-    line.className = "wake";
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Run it here" });
+async function mount(root, status) {
+    const name = root.dataset.live;
+    const say = (text) => (status.textContent = text);
+    const data = "recorded" in root.dataset ? await json(`data/${name}.json`) : undefined;
+    const widget = await WIDGETS[name]();
+    await widget.mount(root.querySelector(".frame"), { ask, tell, say, data });
+    root.dataset.awake = "";
+}
+
+/** The line under a frame: a button, if one is needed, and what is going on. */
+function statusLine(root, button) {
+    const line = Object.assign(document.createElement("p"), { className: "wake" });
     const status = document.createElement("span");
     status.setAttribute("role", "status");
-    status.textContent = "the engine, in this page: 7 MB, once";
-    line.append(button, " ", status);
+    line.append(...(button ? [button, " "] : []), status);
     root.append(line);
+    return status;
+}
+
+function offer(root, bytes) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Run it here" });
+    const status = statusLine(root, button);
+    status.textContent = `the engine, in this page: ${number(bytes, "B")}, once`;
     button.onclick = async () => {
         button.disabled = true;
         status.textContent = "starting …";
+        onProgress(({ done, total }) => {
+            if (button.disabled) status.textContent = `downloading ${number(done, "B")} of ${number(total, "B")} …`;
+        });
         try {
-            await wake(root, status);
+            await mount(root, status);
             button.remove();
-            status.textContent = "";
             root.querySelector(".frame :is(input, select, button, textarea)")?.focus();
         } catch (error) {
             // The frame is still there; only the button comes back.
@@ -44,4 +51,28 @@ for (const root of document.querySelectorAll("[data-live]")) {
             status.textContent = `It did not start: ${error.message}`;
         }
     };
+}
+
+/** Mounts what needs no engine once it is nearly in view; until then, and if that fails, its frame stays. */
+function watch(root) {
+    const status = statusLine(root);
+    const observer = new IntersectionObserver(
+        (entries) => {
+            if (!entries.some((entry) => entry.isIntersecting)) return;
+            observer.disconnect();
+            mount(root, status).catch((error) => (status.textContent = `It did not start: ${error.message}`));
+        },
+        { rootMargin: "400px" },
+    );
+    observer.observe(root);
+}
+
+const roots = [...document.querySelectorAll("[data-live]")].filter((root) => root.dataset.live in WIDGETS);
+const still = roots.filter((root) => !("recorded" in root.dataset));
+for (const root of roots) if ("recorded" in root.dataset) watch(root);
+if (still.length > 0) {
+    // A site that was built without the module says so: no files.
+    const { files } = await json("manifest.json");
+    const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
+    if (files.length > 0) for (const root of still) offer(root, bytes);
 }

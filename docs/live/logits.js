@@ -3,6 +3,8 @@
 import { bar, percent, table, th, token } from "./html.js";
 import { follow } from "./form.js";
 
+export const title = "From logits to a draw";
+
 export const DEFAULT = { text: "Once upon a time, there was a little", temperature: 0.7, top_k: 8, top_p: 0.9, min_p: 0, draws: 1000 };
 const TOP = 12;
 
@@ -36,7 +38,7 @@ export function render({ steps, tokens, draws }) {
     );
 }
 
-export const data = (engine) => engine.ask(request(DEFAULT));
+export const data = (ask) => ask(request(DEFAULT));
 
 export async function mount(root, { ask, say }) {
     const slider = (name, label, min, max, step) =>

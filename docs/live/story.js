@@ -2,14 +2,16 @@
 
 import { escape } from "./html.js";
 
+export const title = "A story, told by the engine";
+
 export const DEFAULT = { text: "Once upon a time", temperature: 0.8, seed: 1 };
 
 /** The default frame: a whole story that the engine told when the site was built. */
 export const render = ({ prompt, story }) => `<p class="story"><b>${escape(prompt)}</b>${escape(story)}</p>`;
 
-export function data(engine) {
-    engine.ask({ command: "start", text: DEFAULT.text, sampling: sampling(DEFAULT), max_tokens: 160 });
-    const { tokens, rest } = engine.ask({ command: "step", count: 200 });
+export async function data(ask) {
+    await ask({ command: "start", text: DEFAULT.text, sampling: sampling(DEFAULT), max_tokens: 160 });
+    const { tokens, rest } = await ask({ command: "step", count: 200 });
     return { prompt: DEFAULT.text, story: tokens.map((t) => t.text).join("") + (rest ?? "") };
 }
 

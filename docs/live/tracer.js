@@ -3,6 +3,8 @@
 import { bar, escape, number, percent, table, th, token } from "./html.js";
 import { follow } from "./form.js";
 
+export const title = "The forward pass from the inside";
+
 export const DEFAULT = { text: "Tom had a red ball. Lily had a blue", layer: 3, head: 0 };
 
 /** One trace serves every choice of token, layer and head. 256 values are all of the story model's queries. */
@@ -42,16 +44,19 @@ export function explain(trace, { layer, head, row, position }) {
     };
 }
 
-const f = (x) => x.toFixed(2);
+/** Two digits, and a minus that is as wide as a plus. */
+const f = (x) => x.toFixed(2).replace("-", "−");
+/** The same, as a factor or a summand behind another. */
+const inner = (x) => (x < 0 ? `(${f(x)})` : f(x));
 
 function formula(trace, choice) {
     const e = explain(trace, choice);
     const text = (i) => token(trace.tokens[i].text);
-    const products = e.query.slice(0, 3).map((q, i) => `${f(q)}·${f(e.key[i])}`);
+    const products = e.query.slice(0, 3).map((q, i) => `${i === 0 ? f(q) : inner(q)}·${inner(e.key[i])}`);
     return (
         `<p class="now" role="status">How much ${text(choice.row)} looks at ${text(choice.position)} in layer ${choice.layer}, head ${choice.head}: ` +
         `q·k = ${products.join(" + ")} + … (${e.d} products) = ${f(e.dot)}; ÷ √${e.d} = ${f(e.score)}; ` +
-        `exp(${f(e.score)} − ${f(e.max)}) ÷ ${f(e.sum)} = <b>${percent(e.shown)}</b></p>`
+        `exp(${f(e.score)} − ${inner(e.max)}) ÷ ${f(e.sum)} = <b>${percent(e.shown)}</b></p>`
     );
 }
 
@@ -92,7 +97,7 @@ export function render({ trace, layer, head, row, position }) {
     );
 }
 
-export const data = (engine) => ({ trace: engine.ask(request(DEFAULT.text)), layer: DEFAULT.layer, head: DEFAULT.head });
+export const data = async (ask) => ({ trace: await ask(request(DEFAULT.text)), layer: DEFAULT.layer, head: DEFAULT.head });
 
 export async function mount(root, { ask, say }) {
     const state = { text: null, trace: null, position: undefined };

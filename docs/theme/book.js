@@ -122,3 +122,8 @@ for (const code of document.querySelectorAll("pre code")) {
         list.addEventListener("click", (event) => { if (event.target.closest("a")) dialog.close(); });
     }
 }
+
+// The widgets: their frames are in the page already. A page of all pages runs none, and a file cannot load modules.
+if (document.querySelector(".live") && !document.body.classList.contains("print") && location.protocol.startsWith("http")) {
+    import("./live/live.js");
+}

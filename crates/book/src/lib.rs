@@ -9,6 +9,7 @@
 //! | `{{cite SOURCE:KEY}}` | a link to an entry of `docs/cites.toml`: [`cites`] |
 //! | `{{figure NAME \| CAPTION}}` | a drawing of `docs/figures`: [`figures`] |
 //! | `{{exercise ID}}` | what an exercise of crates/learn asks, and the command that begins it: [`exercises`] |
+//! | `{{widget NAME}}` | the default frame of a widget of `docs/live`, which its script then takes over: [`widgets`] |
 //! | `{{file PATH}}` | a link to a file of the repository, at the commit that is built |
 //! | `{{benchmarks DIRECTORY}}` | the runs of `tools/bench-peers` that are kept there: [`benchmarks`] |
 //! | `{{lit 1024}}` | a number that no code knows: a year, a definition |
@@ -30,6 +31,7 @@ pub mod links;
 pub mod lint;
 mod problem;
 pub mod values;
+pub mod widgets;
 
 pub use problem::Problem;
 
@@ -48,6 +50,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use values::Values;
+use widgets::Widgets;
 
 /// Where the book's subject is.
 #[derive(Clone, Debug)]
@@ -64,6 +67,8 @@ pub struct Repository {
     pub commit: String,
     /// The program that pages run.
     pub fs: PathBuf,
+    /// Where tools/wasm put the widgets' frames.
+    pub frames: PathBuf,
 }
 
 impl Repository {
@@ -80,9 +85,11 @@ impl Repository {
         };
         let url: Option<String> = context.config.get("output.html.git-repository-url")?;
         let docs = git(&["rev-parse", "--show-prefix"])?.trim_end_matches('/').to_owned();
+        let root = PathBuf::from(git(&["rev-parse", "--show-toplevel"])?);
         let fs = std::env::current_exe()?.with_file_name(format!("fs{}", std::env::consts::EXE_SUFFIX));
         Ok(Self {
-            root: git(&["rev-parse", "--show-toplevel"])?.into(),
+            frames: root.join("target/site-live/frames"),
+            root,
             pages: format!("{docs}/{}", context.config.book.src.display()),
             docs,
             url: url.context("book.toml: output.html.git-repository-url is missing")?,
@@ -167,6 +174,7 @@ struct Builder<'a> {
     glossary: Glossary,
     figures: Figures,
     exercises: Exercises,
+    widgets: Widgets,
     fs: Fs,
     problems: Vec<Problem>,
 }
@@ -188,6 +196,7 @@ impl<'a> Builder<'a> {
             glossary: Glossary::new(&table("glossary.toml")?).map_err(wrong("glossary.toml"))?,
             figures: Figures::new(&docs.join("figures")),
             exercises: Exercises::new(&repository.root)?,
+            widgets: Widgets::new(&docs.join("live"), &repository.frames),
             fs: Fs::new(repository.fs.clone(), &repository.root),
             problems,
         })
@@ -247,6 +256,7 @@ impl<'a> Builder<'a> {
                 let link = |path: &str| self.repository.blob(path);
                 block(benchmarks::sections(&self.repository.root, directive.arguments, link))
             }
+            "widget" => block(self.widgets.show(directive.arguments, &page.path)),
             "val" => self.values.show(directive.arguments, &self.fs),
             "lit" => Ok(directive.arguments.to_owned()),
             "cite" => {
@@ -385,6 +395,9 @@ impl<'a> Builder<'a> {
         }
         for name in self.figures.unused()? {
             self.problems.push(Problem::new(format!("{docs}/figures/{name}"), 1, "no page shows this drawing"));
+        }
+        for name in self.widgets.unused()? {
+            self.problems.push(Problem::new(format!("{docs}/live/{name}.js"), 1, "no page shows this widget"));
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ const CITES: &str =
     "[web]\ntitle = 'The Web'\nurl = 'https://example.org'\nlabel = 'web {key}'\n[web.entries]\nx = { topic = 'x' }\n";
 const GLOSSARY: &str = "[token]\ntext = 'A piece of [text].'\n[text]\ntext = 'Letters, {{val a.n}} of them.'\n";
 const FIGURE: &str = "<svg role=\"img\" viewBox=\"0 0 9 9\" aria-labelledby=\"f--title f--desc\"><title id=\"f--title\">F</title><desc id=\"f--desc\">{{val a.n}}</desc></svg>";
-const PAGE: &str = "# One\n\n{{code src/a.rs#add}}\n\nIt is {{val a.n}}, as {{cite web:x}} says of a [token]; see [two](two.md#part) and {{file src/a.rs}}.\n\n{{figure f | A figure}}\n";
+const FRAME: &str = "<div class=\"live\" data-live=\"w\">\n<div class=\"frame\">7</div>\n</div>\n";
+const PAGE: &str = "# One\n\n{{code src/a.rs#add}}\n\nIt is {{val a.n}}, as {{cite web:x}} says of a [token]; see [two](two.md#part) and {{file src/a.rs}}.\n\n{{figure f | A figure}}\n\n{{widget w}}\n";
 const TWO: &str = "# Two\n\n## Part\n\n{{crossref}}\n\n{{gallery}}\n\n{{exercise m1.add}}\n\n{{exercises}}\n";
 const EXERCISE_SOURCE: &str =
     "/// Adds; see [`a`].\nfn f(x: u8) -> u8 {\n    // EXERCISE: m1.add\n    x + 1\n    // EXERCISE_END\n}\n";
@@ -34,6 +35,8 @@ fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<Str
     put("src/e.rs", EXERCISE_SOURCE);
     put("metal/README.md", "");
     put("crates/learn/exercises/m1.toml", EXERCISE);
+    put("docs/live/w.js", "");
+    put("frames/w.html", FRAME);
     let mut pages =
         [("one.md", PAGE.into()), ("two.md", TWO.into()), ("glossary.md", "# Glossary\n\n{{glossary}}\n".into())];
     change(root.path(), &mut pages);
@@ -46,6 +49,7 @@ fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<Str
         url: "https://example.com/fs".into(),
         commit: "abc".into(),
         fs: root.path().join("no fs"),
+        frames: root.path().join("frames"),
     };
     let problems = expand(&mut book, &repository).unwrap();
     if !problems.is_empty() {
@@ -68,6 +72,7 @@ fn a_whole_book_is_expanded() {
         "[`src/a.rs`](https://example.com/fs/blob/abc/src/a.rs)",
         "[token]: glossary.md#token",
         "<desc id=\"f--desc\">1,234</desc>",
+        "\n\n<div class=\"live\" data-live=\"w\">\n<div class=\"frame\">7</div>\n</div>\n",
     ] {
         assert!(pages[0].contains(part), "{part}\n{}", pages[0]);
     }
@@ -93,10 +98,10 @@ fn problem(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Problem {
     problems.remove(0)
 }
 
-/// The problem of a line added to page one, which ends in line 8.
+/// The problem of a line added to page one, which ends in line 10.
 fn line(text: &str) -> String {
     let problem = problem(|_, pages| pages[0].1 += &format!("\n{text}\n"));
-    assert_eq!((problem.file.as_str(), problem.line), ("docs/src/one.md", 9), "{problem}");
+    assert_eq!((problem.file.as_str(), problem.line), ("docs/src/one.md", 11), "{problem}");
     problem.message
 }
 
@@ -114,6 +119,8 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
         ("{{file src/b.rs}}", "no src/b.rs"),
         ("{{exercise m1.ad}}", "did you mean `m1.add`?"),
         ("text {{exercise m1.add}}", "a line of its own"),
+        ("{{widget v}}", "no widget `v`"),
+        ("{{widget w}}", "twice"),
         ("{{nonsense}}", "no directive"),
         ("{{val a.n", "not closed"),
         ("a [word] in brackets", "neither a link nor a term"),
@@ -131,6 +138,7 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
 fn what_no_page_uses_stops_the_build() {
     let without = |part: &'static str| problem(move |_, pages| pages[0].1 = pages[0].1.replace(part, ""));
     assert_eq!(without("{{code src/a.rs#add}}").file, "src/a.rs");
+    assert_eq!(without("{{widget w}}").to_string(), "docs/live/w.js:1: no page shows this widget");
     assert_eq!(without("{{cite web:x}}").to_string(), "docs/cites.toml:6: no page cites `web:x`");
     assert_eq!(without("{{figure f | A figure}}").file, "docs/figures/f.svg");
     let forgotten = problem(|_, pages| pages[1].1 = pages[1].1.replace("{{exercise m1.add}}", ""));
@@ -140,6 +148,20 @@ fn what_no_page_uses_stops_the_build() {
     let unused =
         problem(|root, _| std::fs::write(root.join("docs/values.toml"), format!("{VALUES}[b]\njson = 'b'\n")).unwrap());
     assert_eq!((unused.file.as_str(), unused.line), ("docs/values.toml", 3));
+}
+
+#[test]
+fn a_frame_that_was_not_drawn_or_would_end_the_block_stops_the_build() {
+    let gone = problem(|root, _| std::fs::rename(root.join("frames/w.html"), root.join("frames/v.html")).unwrap());
+    assert!(gone.message.contains("has not been drawn"), "{gone}");
+    let torn = problem(|root, _| std::fs::write(root.join("frames/w.html"), FRAME.replace('7', "\n\n")).unwrap());
+    assert!(torn.message.contains("empty line"), "{torn}");
+}
+
+#[test]
+fn without_node_a_page_says_that_nothing_was_drawn() {
+    let pages = build(|root, _| std::fs::remove_dir_all(root.join("frames")).unwrap()).unwrap();
+    assert!(pages[0].contains("<div class=\"live undrawn\">"), "{}", pages[0]);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 
 #[cfg(target_family = "wasm")]
 mod exports;
+pub mod recorded;
+pub mod roofline;
 mod sampling;
 
 pub use sampling::SamplingRequest;

@@ -1,16 +1,25 @@
 // The widgets' logic, on the engine's real answers.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { escape, number, percent } from "../html.js";
 import * as bpe from "../bpe.js";
+import * as file from "../file.js";
+import { bf16, parts } from "../file.js";
 import * as ledger from "../ledger.js";
 import * as logits from "../logits.js";
+import * as microscope from "../microscope.js";
+import * as roofline from "../roofline.js";
 import * as story from "../story.js";
 import * as tracer from "../tracer.js";
-import { bare, engine } from "../node.mjs";
+import { draw } from "../frames.mjs";
+import { bare, engine, recorder, SITE } from "../node.mjs";
+import { WIDGETS } from "../widgets.js";
 
 const fs = await engine();
+const record = recorder(process.env.FS_LIVE);
+const map = await record("file");
 
 test("text is HTML only after it has been escaped", () => {
     assert.equal(escape(`<img src=x onerror="a('b')">&`), "&lt;img src=x onerror=&quot;a(&#39;b&#39;)&quot;&gt;&amp;");
@@ -83,13 +92,52 @@ test("the ledger's cache grows by a token a pass, and pays", () => {
         assert.equal(pass.bytes.kv_read, (pass.start + pass.tokens) * trace.kv_bytes_per_token);
         assert.ok(pass.flop <= pass.flop_without_cache);
     }
-    assert.match(ledger.render(trace), /times as much/);
+    assert.match(ledger.render(trace), /times<\/b> as much/);
 });
 
-test("default frames are drawn", () => {
-    for (const widget of [story, bpe, logits, ledger, tracer]) {
-        const frame = widget.render(widget.data(fs));
-        assert.ok(frame.length > 200 && !/undefined|NaN|\[object/.test(frame), frame);
+test("bits become the number that the engine reads", () => {
+    assert.deepEqual(["80 3f", "40 c0", "00 00", "01 00", "80 ff"].map((bytes) => bf16(bytes).value), [1, -3, 0, 2 ** -133, -Infinity]);
+    for (const { values } of map.tensors) for (const { bytes, value } of values) assert.equal(bf16(bytes).value, value);
+    const all = parts(map);
+    assert.equal(all.reduce((sum, { bytes }) => sum + bytes, 0), map.bytes);
+    assert.equal(all.length, 1 + 1 + 8 + 1);
+    for (let tensor = 0; tensor < map.tensors.length; tensor += 7) file.render(map, { tensor, value: 7 });
+});
+
+test("a code, its scale and its minimum are what comes back", async () => {
+    const all = await record("microscope");
+    for (const [place, { values, formats }] of all.places.entries()) {
+        for (const one of formats) {
+            for (let i = 0; i < values.length; i++) {
+                const back = one.scales[Math.floor(i / one.sub)] * one.codes[i] - one.minima[Math.floor(i / one.sub)];
+                assert.ok(Math.abs(back - one.restored[i]) <= 1e-6, `${one.format} ${i}`);
+            }
+            for (let sub = 0; sub < 8; sub++) assert.ok(!/undefined|NaN/.test(microscope.render(all, { place, format: one.format, sub })));
+        }
+    }
+});
+
+test("the roofline's bound is the slower of reading and computing", async () => {
+    const all = await record("roofline");
+    const one = roofline.place(all, roofline.DEFAULT);
+    assert.equal(one.bound, "memory");
+    assert.ok(Math.abs(one.rate - all.machine.read / one.bytes) < 1e-9);
+    const many = roofline.place(all, { ...roofline.DEFAULT, tokens: 512 });
+    assert.equal(many.bound, "arithmetic");
+    assert.ok(many.rate < many.top / all.models[1].per_token);
+    for (const model of all.models.keys()) assert.ok(!/undefined|NaN/.test(roofline.render(all, { ...roofline.DEFAULT, model })));
+    // Decoding was measured below its bound.
+    for (const { phase, format, tokens, tokens_per_second: rate } of all.machine.points) {
+        if (phase === "decode") assert.ok(rate < roofline.place(all, { ...roofline.DEFAULT, format, position: tokens }).rate);
+    }
+});
+
+test("the frames in the pages, drawn by the engine of this machine, are what the module draws", async () => {
+    const ask = async (request) => fs.ask(request);
+    for (const name of Object.keys(WIDGETS)) {
+        const { html } = await draw(name, ask, record);
+        assert.ok(html.length > 300 && !/undefined|NaN|\[object/.test(html), html);
+        assert.equal(html, await readFile(new URL(`frames/${name}.html`, SITE), "utf8"), name);
     }
 });
 

@@ -10,6 +10,7 @@
 use super::fiber::Pages;
 use super::group::LANES;
 use super::ir::{ATOMIC, COPY, SPACE, UPDATE, WRITE};
+use super::trace::Recorder;
 
 /// Memory that a dispatch may access.
 pub struct Region {
@@ -171,6 +172,7 @@ pub struct Checks {
     group: u32,
     barriers: Clock,
     steps: [Clock; 1024 / LANES],
+    pub recorder: Recorder,
 }
 
 impl Checks {
@@ -186,6 +188,7 @@ impl Checks {
             group: 0,
             barriers: Clock::default(),
             steps: Default::default(),
+            recorder: Recorder::default(),
         }
     }
 
@@ -227,6 +230,7 @@ impl Checks {
 
     pub fn begin_threadgroup(&mut self, position: [u32; 3]) {
         self.group += 1;
+        self.recorder.begin_threadgroup(position);
         self.positions.push(position);
         self.barriers = Clock::default();
         self.steps = Default::default();
@@ -261,6 +265,7 @@ impl Checks {
             }
         }
         let region = &self.regions[self.recent];
+        self.recorder.access(thread, &region.label, region.start, access);
         if kind & WRITE != 0 && !region.writable {
             let what = self.describe(self.recent, access);
             return Err(format!("{what}, which kernels must not write to"));

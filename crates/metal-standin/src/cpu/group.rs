@@ -260,7 +260,9 @@ impl Group {
                 return Err(self.divergent(&self.simdgroups[number..=number]));
             }
             if let Some(checks) = &self.checks {
-                checks.borrow_mut().simdgroup_barrier(simdgroup.number, flags);
+                let mut checks = checks.borrow_mut();
+                checks.simdgroup_barrier(simdgroup.number, flags);
+                checks.recorder.simdgroup_barrier(simdgroup.number);
             }
             simdgroup.simdgroup_barrier.set(0);
             simdgroup.ready.set(barrier);
@@ -270,18 +272,21 @@ impl Group {
     // ANCHOR: open_barrier
     /// Opens the threadgroup's barrier if all threads that are not done wait at it; false if all are done.
     fn open_barrier(&self) -> Result<bool, String> {
-        let mut at = None;
+        let (mut at, mut line) = (None, 0);
         for simdgroup in &self.simdgroups {
             let waiting = simdgroup.threadgroup_barrier.replace(0);
             simdgroup.ready.set(waiting);
             for wait in bits(waiting).map(|bit| self.waits(simdgroup, bit)) {
+                line = wait.line;
                 if *at.get_or_insert((wait.site, wait.detail)) != (wait.site, wait.detail) {
                     return Err(self.divergent(&self.simdgroups));
                 }
             }
         }
         if let (Some((_, flags)), Some(checks)) = (at, &self.checks) {
-            checks.borrow_mut().threadgroup_barrier(flags);
+            let mut checks = checks.borrow_mut();
+            checks.threadgroup_barrier(flags);
+            checks.recorder.barrier(line);
         }
         Ok(at.is_some())
     }
@@ -293,6 +298,7 @@ impl Group {
         let earliest = bits(waiting).map(meeting).min().expect("some wait");
         let taking_part = bits(waiting).filter(|&bit| meeting(bit) == earliest);
         let bytes = earliest.1 as usize;
+        let line = taking_part.clone().map(|bit| self.waits(simdgroup, bit).line).next().unwrap_or_default();
         let (mut part, mut lanes) = (0, 0);
         let mut gathered = MaybeUninit::<[u128; MAX_EXCHANGE * LANES / 16]>::uninit();
         let gathered = gathered.as_mut_ptr().cast::<u8>();
@@ -314,8 +320,12 @@ impl Group {
         }
         simdgroup.exchange.set(waiting & !part);
         simdgroup.ready.set(part);
-        if let (true, Some(checks)) = (part == simdgroup.alive.get(), &self.checks) {
-            checks.borrow_mut().simdgroup_barrier(simdgroup.number, !0);
+        if let Some(checks) = &self.checks {
+            let mut checks = checks.borrow_mut();
+            checks.recorder.exchange(simdgroup.number, lanes, bytes, line);
+            if part == simdgroup.alive.get() {
+                checks.simdgroup_barrier(simdgroup.number, !0);
+            }
         }
     }
 
@@ -462,7 +472,7 @@ extern "C" fn exchange(mine: *const u8, all: *mut u8, bytes: u32, site: usize) -
     if bytes as usize > MAX_EXCHANGE {
         group.fail(format!("msl_simd_exchange of {bytes} bytes a lane; {MAX_EXCHANGE} is the most"));
     }
-    let wait = Wait { site, line: 0, detail: bytes, mine, all };
+    let wait = Wait { site, line: group.line.get(), detail: bytes, mine, all };
     group.wait(|simdgroup| &simdgroup.exchange, wait).detail
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Reading order: `fiber` (stacks and the switch), `group` (a threadgroup's threads, and where they wait), `ir` (what is
 //! done to a kernel's code), `load` (code to a shared object), `check` (bounds, races, hazards),
-//! `worker` (command buffers to threadgroups), and here the executor.
+//! `trace` (what one threadgroup did), `worker` (command buffers to threadgroups), and here the executor.
 
 mod check;
 mod fiber;
 mod group;
 mod ir;
 mod load;
+mod trace;
 mod worker;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -18,6 +19,7 @@ use std::time::Instant;
 
 use crate::compiler::{Kernel, Target};
 use crate::executor::{Allocation, Command, Executor, Pipeline, Storage, Ticket, Timing};
+pub use trace::{Event, Trace};
 use worker::Worker;
 
 /// How kernels are run.
@@ -74,6 +76,19 @@ impl CpuExecutor {
     /// One that fills the cache for an NVIDIA GPU in another machine, and runs nothing.
     pub fn compile_only() -> Result<CpuExecutor, String> {
         Ok(CpuExecutor { compile_only: true, ..Self::new(Options::default())? })
+    }
+
+    /// Records what the threadgroup at this position of the next dispatches does; only a checked executor sees it.
+    pub fn record(&self, position: [u32; 3]) {
+        if let Some(checks) = &mut self.worker().group.checks {
+            checks.get_mut().recorder.want(position);
+        }
+    }
+
+    /// What was recorded since [`record`](Self::record); nothing is any more.
+    pub fn recorded(&self) -> Trace {
+        let mut worker = self.worker();
+        worker.group.checks.as_mut().map(|checks| checks.get_mut().recorder.take()).unwrap_or_default()
     }
 
     fn layout(length: usize) -> Result<Layout, String> {

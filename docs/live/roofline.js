@@ -1,0 +1,108 @@
+// The roofline: what bounds a pass through a model on a machine, the bytes it must read or the arithmetic it must do.
+
+import { bar, escape, number, table, th } from "./html.js";
+
+export const title = "Roofline: what bounds a pass";
+export const recorded = true;
+
+export const data = (_, record) => record("roofline");
+
+export const DEFAULT = { model: 1, format: "bf16", tokens: 1, position: 512, read: null, peak: null };
+
+/** What a pass over `tokens` tokens, the last of which sees `position` positions, costs, and the most a machine can make of it. */
+export function place(all, { model, format, tokens, position, read, peak }) {
+    const of = all.models[model];
+    const weights = of.formats.find((one) => one.format === format);
+    // A pass cannot see fewer positions than it has tokens.
+    const p = Math.max(position, tokens);
+    const bytes = weights.decode_bytes + p * of.kv_bytes;
+    const flop = tokens * of.per_token + of.head + of.per_pair * (tokens * (p - tokens) + (tokens * (tokens + 1)) / 2);
+    const bandwidth = read ?? all.machine.read;
+    const top = peak ?? all.machine.peaks[weights.peak];
+    const [byBytes, byFlop] = [bytes / bandwidth, flop / top];
+    const seconds = Math.max(byBytes, byFlop);
+    return { bytes, flop, intensity: flop / bytes, bandwidth, top, ridge: top / bandwidth, bound: byBytes >= byFlop ? "memory" : "arithmetic", seconds, rate: tokens / seconds };
+}
+
+const [WIDTH, HEIGHT, LEFT, BOTTOM] = [640, 320, 66, 60];
+/** Operations a byte, as powers of ten. */
+const X = [-1, 4];
+
+const power = (n) => `10<tspan class="up" dy="-5">${n}</tspan>`;
+
+function picture(all, state, now) {
+    const { bandwidth, top } = now;
+    const high = Math.ceil(Math.log10(top)) + 0.3;
+    const low = high - 5;
+    const x = (intensity) => LEFT + ((Math.log10(intensity) - X[0]) / (X[1] - X[0])) * (WIDTH - LEFT - 24);
+    const y = (rate) => HEIGHT - BOTTOM - ((Math.log10(rate) - low) / (high - low)) * (HEIGHT - BOTTOM - 8);
+    const at = (a, b) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`;
+    const ridge = top / bandwidth;
+    const foot = Math.max(10 ** X[0], 10 ** low / bandwidth);
+    const roof = `M${at(foot, foot * bandwidth)}L${at(ridge, top)}L${at(10 ** X[1], top)}`;
+    const ticks = [];
+    for (let n = X[0]; n <= X[1]; n++) ticks.push(`<path class="level" d="M${x(10 ** n)} 8V${HEIGHT - BOTTOM}"/><text class="s" x="${x(10 ** n)}" y="${HEIGHT - 38}" text-anchor="middle">${power(n)}</text>`);
+    for (let n = Math.ceil(low); n <= high; n++) ticks.push(`<path class="level" d="M${LEFT} ${y(10 ** n)}H${WIDTH}"/><text class="s" x="${LEFT - 8}" y="${y(10 ** n) + 4}" text-anchor="end">${power(n)}</text>`);
+    const dot = (intensity, rate, kind, label) =>
+        `<circle class="${kind}" cx="${x(intensity).toFixed(1)}" cy="${y(rate).toFixed(1)}" r="6"/><text x="${(x(intensity) + 10).toFixed(1)}" y="${(y(rate) + 15).toFixed(1)}">${escape(label)}</text>`;
+    return (
+        `<svg class="plot" viewBox="0 0 ${WIDTH} ${HEIGHT}" aria-hidden="true" focusable="false">${ticks.join("")}` +
+        `<path class="roof" d="${roof}"/>` +
+        `<text class="s" x="${LEFT}" y="${HEIGHT - 9}">operations for each byte read</text><text class="s" x="${LEFT + 6}" y="18">FLOP/s</text>` +
+        dot(now.intensity, now.flop / now.seconds, "point", `${state.tokens} ${state.tokens === 1 ? "token" : "tokens"}`) +
+        `</svg>`
+    );
+}
+
+export function render(all, state = DEFAULT) {
+    const model = all.models[state.model];
+    const now = place(all, state);
+    const rows = model.formats.map(({ format }) => {
+        const one = place(all, { ...state, format });
+        const cells = [th(escape(format)), number(one.bytes, "B"), one.intensity.toFixed(1), one.bound, bar(one.rate / Math.max(...model.formats.map((other) => place(all, { ...state, format: other.format }).rate)), one.rate.toFixed(1))];
+        if (format === state.format) cells.className = "current";
+        return cells;
+    });
+    const measured = all.machine.points.map((point) => {
+        const at = all.models.findIndex(({ name }) => name === point.model);
+        // Decode ends where it has decoded all its tokens, and each pass is one token; prefill is one pass.
+        const pass = point.phase === "decode" ? { tokens: 1, position: point.tokens } : { tokens: point.tokens, position: point.tokens };
+        const roof = place(all, { model: at, format: point.format, ...pass, read: null, peak: null });
+        return [th(`${escape(point.format)}, ${point.phase}`), point.tokens_per_second.toFixed(1), roof.rate.toFixed(1), bar(point.tokens_per_second / roof.rate, `${((100 * point.tokens_per_second) / roof.rate).toFixed(0)} %`)];
+    });
+    return (
+        `${picture(all, state, now)}<p class="now" role="status">${escape(model.name)} in ${state.format}, ${state.tokens === 1 ? "one token" : `${state.tokens} tokens`} a pass: ` +
+        `${number(now.flop, "FLOP")} and ${number(now.bytes, "B")}, ${now.intensity.toFixed(1)} operations for each byte. This machine does ${now.ridge.toFixed(1)} in the time it reads one, ` +
+        `so <b>${now.bound}</b> is the bound: at most <b>${now.rate.toFixed(1)} tokens/s</b>.</p>` +
+        table(`${model.name}, by format`, ["format", "read in a pass", "FLOP a byte", "bound by", "tokens/s at most"], rows) +
+        `<details><summary>Measured beside the bound</summary>${table(`${all.machine.name}: Qwen3-0.6B by fs`, ["what", "tokens/s", "at most", "reached"], measured)}` +
+        `<p class="small">From <code>${escape(all.machine.source)}</code>: it read ${number(all.machine.read, "B")}/s.</p></details>`
+    );
+}
+
+export async function mount(root, { data: all }) {
+    const option = (value, text, chosen) => `<option value="${value}"${value === chosen ? " selected" : ""}>${escape(text)}</option>`;
+    const peaks = all.machine.peaks;
+    const inner = (name, label, min, max, value) =>
+        `<label class="field">${label} <output for="${name}">${2 ** value}</output><input type="range" name="${name}" min="${min}" max="${max}" value="${value}"></label>`;
+    root.innerHTML =
+        `<form class="controls"><label class="field">Model <select name="model">${all.models.map(({ name }, i) => option(i, name, DEFAULT.model)).join("")}</select></label>` +
+        `<label class="field">Format <select name="format">${all.models[0].formats.map(({ format }) => option(format, format, DEFAULT.format)).join("")}</select></label>` +
+        inner("tokens", "Tokens a pass", 0, 11, 0) +
+        inner("position", "Position", 0, 15, 9) +
+        `<label class="field">Machine <select name="machine">${option("measured", all.machine.name, "measured")}${option("own", "another: its numbers", "")}</select></label>` +
+        `<label class="field">Reads, GB/s <input type="number" name="read" min="1" max="10000" step="any" value="${(all.machine.read / 1e9).toFixed(1)}" disabled></label>` +
+        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="10000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" disabled></label></form><div class="view"></div>`;
+    const [form, view] = root.children;
+    const draw = () => {
+        const { model, format, tokens, position, machine } = Object.fromEntries(new FormData(form));
+        const own = machine === "own";
+        for (const name of ["read", "peak"]) form.elements[name].disabled = !own;
+        for (const output of form.querySelectorAll("output")) output.value = String(2 ** form.elements[output.htmlFor].value);
+        const limit = (name) => (own && form.elements[name].valueAsNumber > 0 ? form.elements[name].valueAsNumber * 1e9 : null);
+        view.innerHTML = render(all, { model: Number(model), format, tokens: 2 ** tokens, position: 2 ** position, read: limit("read"), peak: limit("peak") });
+    };
+    form.onsubmit = (event) => event.preventDefault();
+    form.oninput = draw;
+    draw();
+}

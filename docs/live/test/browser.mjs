@@ -1,0 +1,287 @@
+// The course in a browser: each widget starts, is used with the keyboard alone, and says what it should; nothing is logged as an error;
+// without JavaScript its frame is there. And the module's answers in a browser are those of the engine of this machine.
+// tools/test-browser runs it: PLAYWRIGHT is playwright-core's directory, CHROMIUM the browser, BIN the directory of fs-live.
+
+import assert from "node:assert/strict";
+import { readFile, readdir, rm, writeFile, mkdtemp } from "node:fs/promises";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { native, stories } from "../node.mjs";
+import { WIDGETS } from "../widgets.js";
+
+const { chromium } = createRequire(`${process.env.PLAYWRIGHT}/`)("playwright-core");
+const SITE = fileURLToPath(new URL("../../../target/site/", import.meta.url));
+const TYPES = { html: "text/html", js: "text/javascript", css: "text/css", json: "application/json", svg: "image/svg+xml" };
+/** What pages may weigh, packed: the engine with its model, and all else that a page with a widget loads. */
+const ENGINE_BUDGET = 8_000_000;
+const PAGE_BUDGET = 700_000;
+
+const server = createServer(async (request, response) => {
+    const name = decodeURIComponent(new URL(request.url, "http://x").pathname);
+    try {
+        const body = await readFile(SITE + (name.endsWith("/") ? `${name}index.html` : name));
+        response.writeHead(200, { "content-type": TYPES[name.split(".").pop()] ?? "application/octet-stream" }).end(body);
+    } catch {
+        response.writeHead(404).end();
+    }
+});
+let browser, url;
+/** Which page shows a widget. */
+const pages = {};
+before(async () => {
+    for (const file of (await readdir(SITE)).filter((file) => file.endsWith(".html") && file !== "print.html")) {
+        for (const [, name] of (await readFile(SITE + file, "utf8")).matchAll(/data-live="(\w+)"/g)) pages[name] ??= file;
+    }
+    await new Promise((go) => server.listen(0, "127.0.0.1", go));
+    url = `http://127.0.0.1:${server.address().port}/`;
+    browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
+});
+after(async () => {
+    await browser?.close();
+    server.close();
+});
+
+/** A page, and what went wrong in it so far. */
+async function open(path, options = {}) {
+    const context = await browser.newContext(options);
+    const page = await context.newPage();
+    const errors = [];
+    let bytes = 0;
+    page.on("console", (message) => message.type() === "error" && errors.push(`${message.text()} ${message.location().url}`));
+    page.on("pageerror", (error) => errors.push(String(error)));
+    page.on("response", async (response) => (bytes += (await response.body().catch(() => "")).length));
+    await page.goto(url + path, { waitUntil: "networkidle" });
+    return { page, errors, weight: () => bytes, close: () => context.close() };
+}
+
+/** Starts a widget as a keyboard does, and waits until it has answered. */
+async function wake(page, name) {
+    const root = page.locator(`[data-live="${name}"]`);
+    await root.scrollIntoViewIfNeeded();
+    if ((await root.getAttribute("data-recorded")) === null) {
+        await root.locator(".wake button").focus();
+        await page.keyboard.press("Enter");
+    }
+    await page.locator(`[data-live="${name}"][data-awake]`).waitFor({ timeout: 60_000 });
+    return root;
+}
+
+/** A test of one widget, on its page. */
+function widget(name, what, body) {
+    test(`${name}: ${what}`, async () => {
+        assert.ok(name in pages, `no page shows ${name}`);
+        const { page, errors, close } = await open(pages[name]);
+        const before = await page.locator(`[data-live="${name}"] .frame`).textContent();
+        await body({ page, before, root: await wake(page, name) });
+        assert.deepEqual(errors, []);
+        await close();
+    });
+}
+
+widget("story", "the same seed tells the story that was told when the site was built", async ({ root, before }) => {
+    await root.locator('.story[aria-busy="false"]').waitFor({ timeout: 60_000 });
+    assert.ok((await root.locator(".story").textContent()).startsWith(before));
+    assert.match(await root.locator('[role="status"]').textContent(), /\d+ tokens, \d+ a second/);
+});
+
+widget("story", "another seed tells another, and it can be stopped", async ({ page, root, before }) => {
+    await root.locator('.story[aria-busy="false"]').waitFor({ timeout: 60_000 });
+    await root.locator('[name="seed"]').focus();
+    await page.keyboard.press("ArrowUp");
+    await page.keyboard.press("Enter");
+    await root.locator('.story[aria-busy="true"]').waitFor();
+    await root.getByRole("button", { name: "Stop" }).focus();
+    await page.keyboard.press("Space");
+    await root.locator('.story[aria-busy="false"]').waitFor({ timeout: 60_000 });
+    assert.ok(!before.startsWith((await root.locator(".story").textContent()).slice(0, 80)));
+});
+
+widget("bpe", "goes from bytes to tokens", async ({ page, root }) => {
+    await root.getByRole("button", { name: "Next merge" }).focus();
+    await page.keyboard.press("Enter");
+    assert.match(await root.locator(".now").textContent(), /Step 2 of \d+\. Merge \d+/);
+    await root.getByRole("button", { name: "Last" }).focus();
+    await page.keyboard.press("Space");
+    const [step, of] = (await root.locator(".now").textContent()).match(/\d+/g);
+    assert.equal(step, of);
+});
+
+widget("logits", "temperature 0 draws one token", async ({ page, root }) => {
+    await root.locator('[name="temperature"]').focus();
+    await page.keyboard.press("Home");
+    await root.getByText("÷ temperature 1,").waitFor();
+    assert.match(await root.locator("tbody tr").first().textContent(), /1000$/);
+});
+
+widget("ledger", "decodes as many tokens as it is told", async ({ page, root }) => {
+    await root.locator('[name="generate"]').focus();
+    await page.keyboard.press("Home");
+    await page.keyboard.press("ArrowRight");
+    await page.waitForFunction(() => document.querySelectorAll('[data-live="ledger"] tbody tr').length === 2);
+    assert.match(await root.locator("tbody tr").last().textContent(), /decode/);
+});
+
+widget("tracer", "explains the weight that is chosen", async ({ page, root }) => {
+    await root.locator('[data-position="2"]').focus();
+    await page.keyboard.press("Enter");
+    assert.equal(await root.locator('[data-position="2"]').getAttribute("aria-pressed"), "true");
+    assert.match(await root.locator(".now").textContent(), /q·k = .* ÷ √64 = /);
+    await root.locator('[name="layer"]').focus();
+    await page.keyboard.press("End");
+    await root.getByText("layer 7, head 0").first().waitFor();
+});
+
+widget("file", "opens a tensor and a value of it", async ({ page, root }) => {
+    await root.locator('[name="tensor"]').focus();
+    await page.keyboard.press("ArrowDown");
+    await root.getByText("model.layers.0.input_layernorm.weight value 0").waitFor();
+    await root.locator('[data-value="3"]').focus();
+    await page.keyboard.press("Enter");
+    assert.match(await root.locator(".now").textContent(), /value 3: bytes \d+ and \d+ are [0-9a-f]{2} [0-9a-f]{2}/);
+    assert.ok(await root.locator('[data-value="3"]').evaluate((button) => button === document.activeElement));
+});
+
+widget("microscope", "shows another format and another part", async ({ page, root }) => {
+    await root.locator('[name="format"]').focus();
+    await page.keyboard.press("Home");
+    await root.getByText("Q8_0: the scale is").waitFor();
+    await root.locator('[name="sub"]').focus();
+    await page.keyboard.press("End");
+    assert.match(await root.locator(".now").textContent(), /weight 2(2[4-9]|[345]\d): .* is code -?\d+/);
+});
+
+widget("roofline", "more tokens a pass move the bound from memory to arithmetic", async ({ page, root }) => {
+    assert.match(await root.locator(".now").textContent(), /one token a pass: .* so memory is the bound/);
+    await root.locator('[name="tokens"]').focus();
+    await page.keyboard.press("End");
+    assert.match(await root.locator(".now").textContent(), /2048 tokens a pass: .* so arithmetic is the bound/);
+    await root.locator('[name="machine"]').focus();
+    await page.keyboard.press("End");
+    await root.locator('[name="peak"]').focus();
+    await page.keyboard.press("Control+A");
+    await page.keyboard.type("1000000");
+    assert.match(await root.locator(".now").textContent(), /so memory is the bound/);
+});
+
+test("a phone's width is enough, before and after a widget starts", async () => {
+    for (const [name, path] of Object.entries(pages)) {
+        const { page, errors, close } = await open(path, { viewport: { width: 360, height: 740 } });
+        const overflow = () => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok((await overflow()) <= 0, `${path}: ${await overflow()} pixels too wide`);
+        await wake(page, name);
+        assert.ok((await overflow()) <= 0, `${path}, ${name} awake: ${await overflow()} pixels too wide`);
+        assert.deepEqual(errors, []);
+        await close();
+    }
+});
+
+test("without JavaScript every widget's frame is there, and no button that does nothing", async () => {
+    assert.deepEqual(Object.keys(pages).toSorted(), Object.keys(WIDGETS).toSorted());
+    for (const [name, path] of Object.entries(pages)) {
+        const { page, close } = await open(path, { javaScriptEnabled: false });
+        const frame = page.locator(`[data-live="${name}"] .frame`);
+        assert.ok((await frame.textContent()).length > 150, name);
+        assert.ok(await frame.isVisible(), name);
+        assert.equal(await page.locator(`[data-live="${name}"] .wake`).count(), 0);
+        await close();
+    }
+});
+
+test("an engine that cannot be loaded is said, and the frame stays", async () => {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    await page.route("**/fs.wasm.gz", (route) => route.fulfill({ status: 503 }));
+    await page.goto(url + pages.bpe, { waitUntil: "networkidle" });
+    const root = page.locator('[data-live="bpe"]');
+    await root.locator(".wake button").click();
+    await root.getByText("the server says 503").waitFor();
+    assert.ok(await root.locator(".frame table").isVisible());
+    await page.unroute("**/fs.wasm.gz");
+    await root.locator(".wake button").click();
+    await page.locator('[data-live="bpe"][data-awake]').waitFor({ timeout: 60_000 });
+    await context.close();
+});
+
+test("in the browser the engine gives this machine's tokens, and its logits within 1e-5", async () => {
+    const directory = await mkdtemp(join(tmpdir(), "fs-"));
+    const model = join(directory, "stories.gguf");
+    await writeFile(model, await stories());
+    const here = native(join(process.env.BIN, "fs-live"), model);
+    // The same sums in the same order: four lanes, no fused multiply-add.
+    await here.ask({ command: "backend", name: "cpu", simd: "scalar" });
+    const { page, close } = await open("index.html");
+    const there = (request) =>
+        page.evaluate(async (request) => (await import("./live/client.js")).ask(request), request);
+    for (const text of ["Once upon a time", "naïve café 🐉", "Lily found a big, red ball in the garden and"]) {
+        const [expected, found] = [await here.ask({ command: "logits", text }), await there({ command: "logits", text })];
+        assert.deepEqual(found.ids, expected.ids);
+        const worst = Math.max(...found.logits.map((logit, i) => Math.abs(logit - expected.logits[i])));
+        assert.ok(found.logits.length === 4096 && worst <= 1e-5, `${text}: ${worst}`);
+    }
+    const request = { text: "Once upon a time", sampling: { temperature: 0.9, top_k: 40, seed: 3 }, max_tokens: 48 };
+    const tell = async (ask) => {
+        await ask({ command: "start", ...request });
+        return (await ask({ command: "step", count: 60 })).tokens;
+    };
+    assert.deepEqual(await tell(there), await tell(here.ask));
+    here.close();
+    await close();
+    await rm(directory, { recursive: true });
+});
+
+test("search finds the KV cache", async () => {
+    const { page, errors, close } = await open("index.html");
+    await page.locator("#search-open").focus();
+    await page.keyboard.press("Enter");
+    await page.keyboard.type("KV cache");
+    await page.getByRole("dialog").getByRole("link", { name: /M4: KV cache/ }).first().waitFor();
+    await page.keyboard.press("Escape");
+    assert.ok(!(await page.locator("#search").isVisible()));
+    assert.deepEqual(errors, []);
+    await close();
+});
+
+test("the theme changes by keyboard and is remembered", async () => {
+    const { page, close } = await open("index.html", { colorScheme: "light" });
+    const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const light = await ground();
+    await page.locator("#theme").focus();
+    await page.keyboard.press("Enter");
+    assert.equal(await ground(), light);
+    await page.keyboard.press("Enter");
+    const dark = await ground();
+    assert.notEqual(dark, light);
+    await page.reload();
+    assert.equal(await ground(), dark);
+    assert.equal(await page.locator("#theme").textContent(), "Theme:\u00a0dark");
+    await close();
+});
+
+test("pages weigh little, and nothing large comes before it is asked for", async () => {
+    const { files } = JSON.parse(await readFile(`${SITE}live/manifest.json`));
+    const engine = files.reduce((sum, file) => sum + file.bytes, 0);
+    assert.ok(engine > 0 && engine <= ENGINE_BUDGET, `the engine: ${engine} bytes`);
+    for (const path of new Set(["index.html", ...Object.values(pages)])) {
+        const { weight, close } = await open(path);
+        assert.ok(weight() > 10_000 && weight() <= PAGE_BUDGET, `${path}: ${weight()} bytes`);
+        await close();
+    }
+});
+
+test("pictures", { skip: !process.env.SHOTS && "only with --shots DIR" }, async () => {
+    for (const [name, path] of Object.entries(pages)) {
+        for (const [look, width, colorScheme] of [["light", 1100, "light"], ["dark", 1100, "dark"], ["phone", 360, "light"], ["phone-dark", 360, "dark"]]) {
+            const { page, close } = await open(path, { viewport: { width, height: 900 }, colorScheme });
+            const root = page.locator(`[data-live="${name}"]`);
+            await root.screenshot({ path: `${process.env.SHOTS}/${name}-${look}-still.png` });
+            await wake(page, name);
+            await page.waitForTimeout(500);
+            await root.screenshot({ path: `${process.env.SHOTS}/${name}-${look}.png` });
+            await close();
+        }
+    }
+});

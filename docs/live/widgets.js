@@ -1,0 +1,13 @@
+// The widgets there are. Each is a file with `title`, `data(ask)`, what its default frame shows, `render(data)`, that frame as HTML,
+// and `mount(root, page)`, the same with controls.
+
+export const WIDGETS = {
+    story: () => import("./story.js"),
+    bpe: () => import("./bpe.js"),
+    logits: () => import("./logits.js"),
+    tracer: () => import("./tracer.js"),
+    ledger: () => import("./ledger.js"),
+    file: () => import("./file.js"),
+    microscope: () => import("./microscope.js"),
+    roofline: () => import("./roofline.js"),
+};
