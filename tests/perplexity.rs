@@ -64,7 +64,7 @@ fn go_on(_: Progress) -> ControlFlow<()> {
 }
 
 fn exact(context: usize, stride: Option<usize>) -> PerplexityOptions {
-    PerplexityOptions { context, stride, kv_dtype: KvDType::F32 }
+    PerplexityOptions { context, stride, kv_dtype: KvDType::F32, against_kv_dtype: KvDType::F32 }
 }
 
 fn some_ids(n: usize) -> Vec<u32> {

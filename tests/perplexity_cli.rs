@@ -99,6 +99,20 @@ fn what_cannot_be_scored_is_refused() {
     fails(&[], b"", 2, &["FILE"]);
 }
 
+/// The same model with another cache is another distribution, a little; with the same cache it is the same.
+#[test]
+fn a_cache_type_is_compared_with_another() {
+    let [same, other] = ["f32", "q8"].map(|kv| {
+        let against = ["--against", "stories", "--against-kv", "f32"];
+        let args = [&["-", "--context", "64", "--kv", kv, "--json"][..], &against].concat();
+        let value: Value = serde_json::from_slice(&run(&args, story(20).as_bytes()).stdout).expect("one JSON value");
+        assert_eq!(value["against"]["kv"], "f32");
+        value["against"]["kl"]["mean"].as_f64().unwrap()
+    });
+    assert!(same.abs() < 1e-9 && other > 1e-7 && other < 1e-3, "{same} and {other}");
+    fails(&["-", "--against-kv", "f32"], story(20).as_bytes(), 2, &["--against"]);
+}
+
 /// Each cache type rounds in its own way, and none far from the others.
 #[test]
 fn the_cache_type_is_the_one_asked_for() {

@@ -307,3 +307,16 @@ fn a_terminated_run_leaves_nothing_partial() {
     }
     panic!("no run was slow enough to be terminated");
 }
+
+/// A limit on the size of files ends a write as a full disk does, not the program with half a file left.
+#[cfg(unix)]
+#[test]
+fn a_file_over_the_limit_leaves_nothing_partial() {
+    let world = World::new();
+    let out = world.path("out.gguf");
+    std::fs::write(&out, "old").expect("written");
+    let limited = r#"ulimit -f 512; exec "$0" quantize stories "$1" --type q8_0 --force"#;
+    let output = Command::new("sh").args(["-c", limited, env!("CARGO_BIN_EXE_fs"), &out]).output().expect("fs runs");
+    fail(output, &world.0, &["out.gguf", "File too large"]);
+    assert_eq!(std::fs::read(&out).expect("still there"), b"old");
+}

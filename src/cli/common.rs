@@ -8,9 +8,12 @@ use failed_star::model::kv_cache::KvDType;
 use failed_star::session::sampling::SamplingParams;
 use failed_star::session::{Engine, EngineOptions, Session, SessionOptions, Timings};
 use failed_star::weights::ModelSource;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 /// Which model, and what to run it on.
 #[derive(clap::Args)]
@@ -288,20 +291,30 @@ pub fn utf8(bytes: Vec<u8>, name: &str) -> anyhow::Result<String> {
     }
 }
 
-/// Set by Ctrl-C, SIGTERM and SIGHUP; whoever works looks at it between tokens, or parts of a file.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Set by Ctrl-C and SIGTERM; whoever works looks at it between tokens, or parts of a file.
+pub static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Whether nothing is done but wait for input: there is nothing to end cleanly.
-static WAITING: AtomicBool = AtomicBool::new(false);
+static WAITING: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// Makes Ctrl-C, SIGTERM and SIGHUP set [`INTERRUPTED`]; a second one before anybody looked ends the program.
+/// Makes Ctrl-C and SIGTERM set [`INTERRUPTED`]; a second one before anybody looked ends the program.
 pub fn catch_interrupts() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot catch Ctrl-C")
+    for signal in [SIGINT, SIGTERM] {
+        // In this order, so that a first signal does not find its own mark.
+        flag::register_conditional_shutdown(signal, 130, INTERRUPTED.clone())
+            .and_then(|_| flag::register_conditional_shutdown(signal, 130, WAITING.clone()))
+            .and_then(|_| flag::register(signal, INTERRUPTED.clone()))
+            .context("cannot catch Ctrl-C")?;
+    }
+    Ok(())
+}
+
+/// Makes a limit on the size of files (`ulimit -f`) an error of the write that meets it, as a full disk is. Uncaught, its
+/// signal ends the program and leaves a partial file.
+pub fn catch_file_size_limit() -> anyhow::Result<()> {
+    #[cfg(unix)]
+    flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).context("cannot catch SIGXFSZ")?;
+    Ok(())
 }
 
 /// Waits for input; the first signal ends the program meanwhile.

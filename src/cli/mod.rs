@@ -67,7 +67,8 @@ enum Command {
 /// Runs the command line; the result is the process's exit code: 1 for a failure, 2 for wrong usage.
 pub fn run() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let result = common::catch_file_size_limit().and_then(|()| match command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Tokenize(args) => tokenize::run(args).map(done),
@@ -84,7 +85,7 @@ pub fn run() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args).map(done),
         Command::Synth(args) => synth::run(args),
-    };
+    });
     match result {
         Ok(code) => code,
         // Whoever read our output has seen enough (`fs … | head`).

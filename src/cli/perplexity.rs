@@ -38,7 +38,8 @@ same token most likely, and by how much the probability of the text's token chan
 Examples:
   fs perplexity story.txt
   fs perplexity wiki.test.raw --model qwen3-0.6b --context 2048 --stride 512 --json
-  fs perplexity story.txt --model build/small --against stories")]
+  fs perplexity story.txt --model build/small --against stories
+  fs perplexity story.txt --against stories --against-kv f16 --kv q8    what a KV cache of 8 bits changes")]
 pub struct Args {
     /// The text, in UTF-8; `-` reads stdin
     file: PathBuf,
@@ -56,6 +57,9 @@ pub struct Args {
     /// Element type of the KV cache: f16, f32 or q8
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     kv: KvDType,
+    /// Element type of the reference's KV cache [default: that of --kv]
+    #[arg(long, requires = "against", value_name = "TYPE")]
+    against_kv: Option<KvDType>,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -83,6 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         context: context.unwrap_or(DEFAULT_CONTEXT.min(engine.config().max_context())),
         stride,
         kv_dtype: args.kv,
+        against_kv_dtype: args.against_kv.unwrap_or(args.kv),
     };
 
     if (2..options.context).contains(&ids.len()) && !args.model.device.quiet {
@@ -130,6 +135,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         if let Some(reference) = &reference {
             value["against"]["model"] = reference.name().into();
+            value["against"]["kv"] = options.against_kv_dtype.name().into();
         }
         common::print_json(&value)?;
     } else {

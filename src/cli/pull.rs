@@ -1,5 +1,6 @@
 //! `fs pull`: downloads a model and says how to run it.
 
+use super::common::{INTERRUPTED, catch_interrupts};
 use clap::error::ErrorKind;
 use failed_star::weights::download::{self, DownloadError, Event, HubOptions, Plan, Reference, free_space};
 use failed_star::weights::known_models::KNOWN;
@@ -7,6 +8,7 @@ use failed_star::weights::model_directory;
 use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::io::IsTerminal;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const EXAMPLES: &str = "\
@@ -62,8 +64,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let root = model_directory()?;
     let path = root.join(&reference.directory);
     let (start, mut progress) = (Instant::now(), Progress::default());
-    // What the signals do anyway, with a word on what happens to the parts. A second handler can't be set: no harm.
-    let _ = ctrlc::set_handler(|| {
+    catch_interrupts()?;
+    // What the signals did if they were not caught, with a word on what happens to the parts.
+    std::thread::spawn(|| {
+        while !INTERRUPTED.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         eprintln!("\ninterrupted: the same command goes on from here");
         std::process::exit(130);
     });

@@ -91,11 +91,13 @@ pub struct PerplexityOptions {
     pub stride: Option<usize>,
     /// Element type of the KV cache.
     pub kv_dtype: KvDType,
+    /// Element type of the reference model's KV cache.
+    pub against_kv_dtype: KvDType,
 }
 
 impl Default for PerplexityOptions {
     fn default() -> Self {
-        Self { context: 512, stride: None, kv_dtype: KvDType::F16 }
+        Self { context: 512, stride: None, kv_dtype: KvDType::F16, against_kv_dtype: KvDType::F16 }
     }
 }
 
@@ -243,9 +245,9 @@ pub fn score(
         check_vocabularies(candidate, reference)?;
     }
     let session_options =
-        SessionOptions { context: Some(options.context), kv_dtype: options.kv_dtype, ..SessionOptions::default() };
-    let mut session = candidate.session(session_options)?;
-    let mut beside = reference.map(|engine| engine.session(session_options)).transpose()?;
+        |kv_dtype| SessionOptions { context: Some(options.context), kv_dtype, ..SessionOptions::default() };
+    let mut session = candidate.session(session_options(options.kv_dtype))?;
+    let mut beside = reference.map(|engine| engine.session(session_options(options.against_kv_dtype))).transpose()?;
     let windows = windows(ids.len(), options.context, options.stride)?;
     candidate.check(ids, usize::MAX)?;
     // The last token of a window predicts nothing that is scored, so it does not go through the model.

@@ -49,14 +49,16 @@ impl SharedBytes {
         Self { range: 0..self.len(), owner: Owner::Words(Arc::new(words)) }
     }
 
-    /// Tells the operating system that these bytes of a mapped file will not be needed soon, so that they need not stay
-    /// in memory; they can still be read. Without effect on other bytes.
+    /// Tells the operating system that these bytes of a mapped file, and the pages that they share with their neighbours, will
+    /// not be needed soon, so that they need not stay in memory; they can still be read. Without effect on other bytes.
     pub fn release(&self) {
         #[cfg(unix)]
         if let Owner::Mapped(map) = &self.owner {
-            // Whole pages inside the range; 64 KiB is a multiple of every page size in use.
+            // All pages that the range touches, since a model has hundreds of tensors; 64 KiB is a multiple of every page size
+            // in use.
             const PAGE: usize = 64 << 10;
-            let (start, end) = (self.range.start.next_multiple_of(PAGE), self.range.end / PAGE * PAGE);
+            let start = self.range.start / PAGE * PAGE;
+            let end = self.range.end.next_multiple_of(PAGE).min(map.len());
             if start < end {
                 // SAFETY: the map is of a file and read-only: a page that is dropped is read again from the file when it
                 // is touched next, with the same bytes. What may happen if another program changes the file is said at

@@ -1,8 +1,8 @@
 //! The tokenizer and the chat template as GGUF keys.
 
-use super::{Gguf, Header};
+use super::{Gguf, Header, Value};
 use crate::text::{TextError, TokenKind, Tokenizer};
-use crate::weights::{SourceError, WeightsError};
+use crate::weights::{SharedBytes, SourceError, WeightsError};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -50,6 +50,12 @@ impl Gguf {
         let merges = self.texts(MERGES)?.ok_or_else(|| missing(MERGES))?;
         let used = tokens.iter().rposition(|token| token.1 != TokenKind::Unused).map_or(0, |last| last + 1);
         let tokenizer = Tokenizer::from_parts(&tokens[..used], &merges);
+        // Megabytes that nobody reads again.
+        for key in [TOKENS, TYPES, MERGES] {
+            if let Some(Value::Array(array)) = self.value(key) {
+                self.bytes.slice(array.bytes.clone()).as_ref().map(SharedBytes::release);
+            }
+        }
         Ok(tokenizer.map_err(|message| TextError::Invalid { file: self.file.to_string(), message })?)
     }
 
