@@ -424,7 +424,8 @@ mod tests {
             };
             // First 31 tokens, then 2 over the edge between block 0 and block 1, at position 32.
             for (from, to) in [(0, 31), (31, 33)] {
-                let rows = |sign| (from..to).flat_map(|p| [vector(p, 0, sign), vector(p, 1, sign)]).flatten();
+                let row = |p, sign| [vector(p, 0, sign), vector(p, 1, sign)].concat();
+                let rows = |sign| (from..to).flat_map(move |p| row(p, sign));
                 cache.store(0, from, to - from, &rows(1.0).collect::<Vec<_>>(), &rows(-1.0).collect::<Vec<_>>());
             }
             for (p, h) in [0, 1, 30, 31, 32].into_iter().flat_map(|p| [(p, 0), (p, 1)]) {

@@ -318,10 +318,6 @@ impl<'a> Builder<'a> {
     /// A drawing with its values.
     fn svg(&self, svg: &str) -> Result<String, String> {
         let (svg, problems) = directive::replace(svg, |directive| match directive.name {
-            "benchmarks" => {
-                let link = |path: &str| self.repository.blob(path);
-                block(benchmarks::sections(&self.repository.root, directive.arguments, link))
-            }
             "val" => self.values.show(directive.arguments, &self.fs).map(|text| escape(&text)),
             "lit" => Ok(directive.arguments.to_owned()),
             name => Err(format!("a drawing has {{{{val}}}} and {{{{lit}}}}, not `{name}`")),

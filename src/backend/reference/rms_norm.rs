@@ -24,6 +24,8 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32, rows: usiz
 
 #[cfg(test)]
 mod tests {
+    use std::f32::consts::FRAC_1_SQRT_2;
+
     use super::*;
     use crate::expect;
 
@@ -40,6 +42,6 @@ mod tests {
         let mut out = [f32::NAN; 2];
         // The mean square is 1e-6, as large as eps: 0.001 / sqrt(2e-6).
         rms_norm(&mut out, &[0.001, 0.001], &[1.0, 1.0], 1e-6, 1);
-        expect::close("rms_norm of a row of almost zeros", &out, &[0.707107; 2], 1e-5);
+        expect::close("rms_norm of a row of almost zeros", &out, &[FRAC_1_SQRT_2; 2], 1e-5);
     }
 }
