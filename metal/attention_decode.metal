@@ -288,8 +288,8 @@ kernel void attention_reduce(
         }
     }
     sums[index] = sum;
-    // ANCHOR_END: reduce
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    // ANCHOR_END: reduce
     if (slice == 0 && quad * 4 < HEAD_DIM) {
         for (uint s = 1; s < slices; s++) {
             sum += sums[s * quads + quad];

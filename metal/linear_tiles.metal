@@ -94,8 +94,8 @@ kernel void linear_tiles(
             bool inside = has_row && column < shape.columns;
             x_tile[r * STRIDE / 4 + quad + q] = inside ? x_row[column / 4] : float4(0.0f);
         }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
         // ANCHOR: products
+        threadgroup_barrier(mem_flags::mem_threadgroup);
 #pragma unroll
         for (uint k = 0; k < TILE_COLUMNS; k += 8) {
             simdgroup_float8x8 a[2], b[4];

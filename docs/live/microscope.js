@@ -1,11 +1,17 @@
 // A block of real weights in every format: its codes, its scales, and how far what comes back is from what went in.
 
-import { bar, escape, table, th } from "./html.js";
+import { bar, escape, percent, table, th } from "./html.js";
 
 export const title = "A block of weights under the microscope";
 export const recorded = true;
 
-export const data = (_, record) => record("microscope");
+export const data = async (_, record) => {
+    const { results } = await record("benches/results/2026-11-23-stories-quality.json");
+    return { ...(await record("microscope")), quality: results };
+};
+
+/** Whole models are quantized by mixes, which are named after the format that most of their weights have. */
+const MIX = { Q5_K: "q5_k_m", Q4_K: "q4_k_m" };
 
 export const DEFAULT = { place: 0, format: "Q4_0", sub: 0 };
 /** Values that are shown at a time: what shares a scale, or as many as a block has where that is less. */
@@ -32,7 +38,7 @@ function picture(values, restored, levels) {
     );
 }
 
-export function render({ places }, { place, format, sub } = DEFAULT) {
+export function render({ places, quality }, { place, format, sub } = DEFAULT) {
     const { tensor, row, values, formats } = places[place];
     const chosen = formats.find((one) => name(one) === format);
     const from = sub * SHOWN;
@@ -49,12 +55,15 @@ export function render({ places }, { place, format, sub } = DEFAULT) {
     const worst = shown.reduce((most, value, i) => (Math.abs(value - restored[i]) > Math.abs(shown[most] - restored[most]) ? i : most), 0);
     const scales = SHOWN / chosen.sub > 1 ? `the first of ${SHOWN / chosen.sub} scales here is` : "the scale is";
     const all = formats.map((one) => {
+        const model = quality.find(({ type }) => type === (MIX[name(one)] ?? name(one).toLowerCase()));
         const cells = [
             th(escape(name(one))),
             String(one.bits),
             `${one.block} values in ${one.block_bytes} bytes`,
             bar(one.rmse / Math.max(...formats.map((other) => other.rmse)), f(one.rmse)),
             f(one.largest_error),
+            f(model.kl.mean),
+            percent(1 - model.same_top),
         ];
         if (one === chosen) cells.className = "current";
         return cells;
@@ -71,7 +80,7 @@ export function render({ places }, { place, format, sub } = DEFAULT) {
         `${picture(shown, restored, levels)}<p class="small">Dots: ${SHOWN} weights of <code>${escape(tensor)}</code>, row ${row}. Bars: what ${format} gives back${levels.length ? "; thin lines: all it could" : ""}.</p>` +
         `<p class="now" role="status">${format}: ${scales} ${f(scale)}${less ? `, the minimum ${f(minimum)}` : ""}. The worst here is weight ${from + worst}: ${f(shown[worst])} is code ${codes[worst]} and comes back as ` +
         `${chosen.scales[Math.floor((from + worst) / chosen.sub)].toPrecision(3)} · ${codes[worst]}${less} = <b>${f(restored[worst])}</b></p>` +
-        table("The same 256 weights in each format", ["format", "bits a weight", "block", "error (root mean square)", "largest error"], all) +
+        table("The same 256 weights in each format", ["format", "bits a weight", "block", "error (root mean square)", "largest error", "the whole model: KL divergence", "favourite tokens that change"], all) +
         `<details><summary>These ${SHOWN} weights as a table</summary>${table(`Weights ${from} to ${from + SHOWN - 1} in ${format}`, ["weight", "value", "code", "scale", "comes back as", "error"], list)}</details>`
     );
 }

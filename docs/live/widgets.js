@@ -10,4 +10,5 @@ export const WIDGETS = {
     file: () => import("./file.js"),
     microscope: () => import("./microscope.js"),
     roofline: () => import("./roofline.js"),
+    stepper: () => import("./stepper.js"),
 };

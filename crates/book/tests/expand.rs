@@ -118,7 +118,7 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
         ("{{figure f | again}}", "twice"),
         ("{{file src/b.rs}}", "no src/b.rs"),
         ("{{exercise m1.ad}}", "did you mean `m1.add`?"),
-        ("text {{exercise m1.add}}", "a line of its own"),
+        ("text {{exercise m1.ad}}", "a line of its own"),
         ("{{widget v}}", "no widget `v`"),
         ("{{widget w}}", "twice"),
         ("{{nonsense}}", "no directive"),

@@ -178,7 +178,11 @@ impl Catalogue {
             let name = |id: &str| id.rsplit('.').next().unwrap_or(id).to_lowercase();
             let nearness = |exercise: &Exercise| strsim::jaro_winkler(&name(&exercise.entry.id), &name(id));
             let all = self.exercises.iter().map(|exercise| (nearness(exercise), &exercise.entry.id));
-            let near = all.filter(|(nearness, _)| *nearness > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
+            // Of the same name in two chapters, the one that was asked for.
+            let whole = |other: &str| strsim::jaro_winkler(other, id);
+            let near = all
+                .filter(|(nearness, _)| *nearness > 0.8)
+                .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| whole(a.1).total_cmp(&whole(b.1))));
             CatalogueError::Unknown { id: id.into(), near: near.map(|(_, id)| id.clone()) }
         })
     }

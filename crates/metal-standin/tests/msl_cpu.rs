@@ -60,7 +60,11 @@ fn a_norm_is_the_same_in_any_order() {
 fn planted_bugs_are_reported_with_their_lines() {
     for (right, wrong, parts) in [
         ("threadgroup_barrier(mem_flags::mem_threadgroup);", "", &["reads 4 bytes", "line 14", "has written yet"][..]),
-        ("part[group] = sum", "part[group + 1] = sum", &["writes 4 bytes at offset 16 of threadgroup", "line 12"]),
+        (
+            "part[group] = sum",
+            "part[group + 1] = sum",
+            &["writes 4 bytes at offset 16 of threadgroup variable `part`", "line 12"],
+        ),
         ("y[row * n + i] =", "y[row * n + i + 1] =", &["offset 2400 of buffer 1 `y` (line 16), which has 2400 bytes"]),
         ("sum += x[row * n + i] *", "sum += x[row * n + i + 1] *", &["of buffer 0 `x` (line 9)"]),
         ("if (lane == 0) part[group] = sum;", "part[group] = sum;", &["writes 4 bytes", "line 12", "no barrier"]),

@@ -167,6 +167,18 @@ widget("roofline", "more tokens a pass move the bound from memory to arithmetic"
     assert.match(await root.locator(".now").textContent(), /so memory is the bound/);
 });
 
+widget("stepper", "goes to the barrier, step by step", async ({ page, root }) => {
+    const step = async () => Number((await root.locator(".now").textContent()).match(/Step (\d+) of/)[1]);
+    const first = await step();
+    await root.getByRole("button", { name: "Next step" }).focus();
+    for (let pressed = 0; pressed < 30 && !/All 256 threads wait/.test(await root.locator(".now").textContent()); pressed++) await page.keyboard.press("Enter");
+    assert.match(await root.locator(".now").textContent(), /All 256 threads wait here/);
+    assert.ok((await step()) > first);
+    await root.getByRole("button", { name: "Last" }).focus();
+    await page.keyboard.press("Space");
+    assert.match(await root.locator(".now").textContent(), /Step (\d+) of \1,/);
+});
+
 test("a phone's width is enough, before and after a widget starts", async () => {
     for (const [name, path] of Object.entries(pages)) {
         const { page, errors, close } = await open(path, { viewport: { width: 360, height: 740 } });

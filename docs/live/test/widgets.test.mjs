@@ -11,6 +11,7 @@ import * as ledger from "../ledger.js";
 import * as logits from "../logits.js";
 import * as microscope from "../microscope.js";
 import * as roofline from "../roofline.js";
+import * as stepper from "../stepper.js";
 import * as story from "../story.js";
 import * as tracer from "../tracer.js";
 import { draw } from "../frames.mjs";
@@ -105,7 +106,7 @@ test("bits become the number that the engine reads", () => {
 });
 
 test("a code, its scale and its minimum are what comes back", async () => {
-    const all = await record("microscope");
+    const all = await microscope.data(null, record);
     for (const [place, { values, formats }] of all.places.entries()) {
         for (const one of formats) {
             for (let i = 0; i < values.length; i++) {
@@ -130,6 +131,27 @@ test("the roofline's bound is the slower of reading and computing", async () => 
     for (const { phase, format, tokens, tokens_per_second: rate } of all.machine.points) {
         if (phase === "decode") assert.ok(rate < roofline.place(all, { ...roofline.DEFAULT, format, position: tokens }).rate);
     }
+});
+
+test("each lane of a threadgroup is where the stand-in saw it", async () => {
+    const all = await stepper.data(null, record);
+    const bytes = { read: {}, write: {} };
+    for (let simdgroup = 0; simdgroup < all.threads / 32; simdgroup++) {
+        const steps = stepper.stepsOf(all, simdgroup);
+        assert.equal(steps.filter((step) => step.does === "barrier").length, 1);
+        for (const [step, one] of steps.entries()) {
+            if (one.line) assert.ok(all.text[one.line - 1].trim() !== "", `line ${one.line} is empty`);
+            assert.ok(!/undefined|NaN/.test(stepper.render(all, { simdgroup, step })));
+            if (one.memory === undefined) continue;
+            for (const at of stepper.offsets(one)) if (at !== null) (bytes[one.does][one.memory] ??= new Set()).add(at);
+        }
+    }
+    // Every value of the row is read and every result written, whichever lane does it.
+    const of = (does, name) => bytes[does][all.memory.findIndex((label) => label.includes(name))]?.size;
+    assert.deepEqual([of("read", "`x`"), of("read", "`weight`"), of("write", "`out`")], Array(3).fill(all.columns));
+    const side = stepper.stepsOf(all, 1)[stepper.telling(stepper.stepsOf(all, 1))];
+    assert.equal(stepper.lines(stepper.offsets(side), side.size), 1, "32 lanes, 4 bytes each, one line");
+    assert.equal(stepper.lines([0, 128, null, 126], 4), 2);
 });
 
 test("the frames in the pages, drawn by the engine of this machine, are what the module draws", async () => {

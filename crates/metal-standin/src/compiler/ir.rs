@@ -7,7 +7,13 @@ use super::{ConstantValue, Target};
 
 /// Function constants with their values, threadgroup variables, NVIDIA's address spaces and entry point. Everything is
 /// inlined into the entry point, as on Apple's GPUs.
-pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<ConstantValue>)], target: Target) -> String {
+pub(crate) fn prepare<'a>(
+    ir: &str,
+    entry: &str,
+    constants: &[(String, Option<ConstantValue>)],
+    target: Target,
+    name_of: &dyn Fn(usize) -> &'a str,
+) -> String {
     let mut result = String::with_capacity(ir.len());
     let mut variables: BTreeMap<String, (u32, u32)> = BTreeMap::new();
     let mut declared = HashSet::new();
@@ -52,7 +58,7 @@ pub(crate) fn prepare(ir: &str, entry: &str, constants: &[(String, Option<Consta
                 });
                 let mut number = || numbers.next().unwrap_or(0);
                 let (variable, bytes, align) = (number(), number(), number());
-                let name = format!("msl.threadgroup.{variable}.{bytes}");
+                let name = format!("msl.threadgroup.{variable}.{bytes}.{}", name_of(variable as usize));
                 line = format!("{result} = getelementptr i8, ptr addrspace(3) @{name}, i64 0");
                 variables.insert(name, (bytes, align.max(16)));
             } else if call.contains("@msl_dynamic_threadgroup_memory(") {
@@ -132,7 +138,7 @@ fn function_constant(line: &str, constants: &[(String, Option<ConstantValue>)]) 
 pub(crate) fn threadgroup_variables(code: &str) -> Vec<(usize, u32)> {
     let variable = |line: &str| {
         let declares = (line.starts_with('@') && line.contains(" = ")) || line.contains(".shared ");
-        // `msl.threadgroup.42.128`, and PTX's `msl_$_threadgroup_$_42_$_128`.
+        // `msl.threadgroup.42.128.sums`, and PTX's `msl_$_threadgroup_$_42_$_128_$_sums`.
         let (_, rest) = line.split_once("msl.threadgroup.").or_else(|| line.split_once("msl_$_threadgroup_$_"))?;
         let mut numbers = rest.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
         let pair = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);

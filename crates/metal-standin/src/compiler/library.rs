@@ -42,8 +42,8 @@ pub struct Library {
 struct Parsed {
     kernels: Vec<KernelFunction>,
     constants: Vec<(String, u32)>,
-    /// Of each token: threadgroup variables are numbered by theirs.
-    places: Vec<Place>,
+    /// All tokens: threadgroup variables are numbered by the one that is their name.
+    tokens: Vec<(Place, String)>,
     text: Text,
 }
 
@@ -144,7 +144,8 @@ impl Library {
         let entry = build::entry_name(name);
         let text = build::entry_point(function, &present, target);
         let lowered = clang::lower(&parsed.text, &text, &self.source, target)?;
-        let prepared = ir::prepare(&lowered, &entry, &constants, target);
+        let name_of = |variable: usize| parsed.tokens.get(variable).map_or("", |(_, text)| text);
+        let prepared = ir::prepare(&lowered, &entry, &constants, target, &name_of);
         let temporary = cache::temporary(code);
         let mut finished = clang::optimize(&prepared, target, &temporary)?;
         if target == Target::Cpu {
@@ -164,7 +165,7 @@ impl Library {
         if static_threadgroup_bytes > 32 * 1024 {
             let _ = std::fs::remove_file(&temporary);
             let largest = variables.iter().max_by_key(|(_, bytes)| *bytes).map_or(0, |(variable, _)| *variable);
-            let place = parsed.places.get(largest).copied().unwrap_or_default();
+            let place = parsed.tokens.get(largest).map(|(place, _)| *place).unwrap_or_default();
             let message = format!(
                 "kernel '{name}' declares {static_threadgroup_bytes} bytes of threadgroup memory; 32768 is the most"
             );
@@ -205,7 +206,7 @@ impl Library {
         let mut values = HashMap::new();
         if !conditions.is_empty() {
             let lowered = clang::lower(&parsed.text, &query, &self.source, Target::Cpu)?;
-            let prepared = ir::prepare(&lowered, "", constants, Target::Cpu);
+            let prepared = ir::prepare(&lowered, "", constants, Target::Cpu, &|_| "");
             let temporary = cache::temporary(&cache::directory().join("present.ll"));
             let answers = clang::optimize(&prepared, Target::Cpu, &temporary);
             let _ = std::fs::remove_file(&temporary);
@@ -239,7 +240,7 @@ impl From<Program> for Parsed {
     fn from(program: Program) -> Parsed {
         Parsed {
             text: Rewriter::new(&program).write(),
-            places: program.tokens.iter().map(|t| t.place).collect(),
+            tokens: program.tokens.iter().map(|token| (token.place, token.text.to_string())).collect(),
             constants: program.constants.iter().map(|c| (c.name.clone(), c.index)).collect(),
             kernels: program.kernels,
         }

@@ -161,7 +161,9 @@ impl Worker {
         for variable in &loaded.statics {
             let kind = if variable.space == 3 { "threadgroup" } else { "constant" };
             let (start, size, space) = (variable.address, variable.size, variable.space);
-            let label = format!("{kind} variable `{}`", variable.name);
+            // Threadgroup variables have a number and a size before the name that their source gives them.
+            let name = variable.name.strip_prefix("msl.threadgroup.").and_then(|rest| rest.splitn(3, '.').nth(2));
+            let label = format!("{kind} variable `{}`", name.unwrap_or(&variable.name));
             regions.push(Region { start, size, space, label, writable: space == 3, allocation: None });
         }
         self.group.bindings = bindings;
