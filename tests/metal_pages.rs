@@ -54,8 +54,8 @@ fn with_code(message: &str, source: &str) -> String {
     text
 }
 
-/// Which threads meet is another matter in another order of threads.
-fn in_any_order(message: &str) -> String {
+/// Threads run in an order that depends on what ran before, and buffers without a name are counted: another test's, too.
+fn without_numbers(message: &str) -> String {
     message.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
@@ -72,9 +72,8 @@ fn planted_mistakes_end_in_the_sentences_that_pages_show() {
         let source = std::fs::read_to_string(directory.path().join(file)).unwrap();
         let result = if file == "add.metal" { add(&metal) } else { rms_norm(&metal) };
         let found = with_code(&result.expect_err("the mistake is found"), &source);
-        let order = if std::env::var_os("METAL_STANDIN_SHUFFLE").is_some() { in_any_order } else { str::to_owned };
-        all_found.push(order(&found));
-        all_shown.push(order(text("message")));
+        all_found.push(without_numbers(&found));
+        all_shown.push(without_numbers(text("message")));
     }
     assert_eq!(all_found, all_shown);
 }

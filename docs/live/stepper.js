@@ -57,8 +57,8 @@ function words(trace, step) {
 
 export const DEFAULT = { simdgroup: 1, step: null };
 
-/** The first step in which the lanes read side by side: what the frame begins with. */
-export const telling = (steps) => steps.findIndex((step) => step.offsets?.stride === step.size && step.lanes === 0xffffffff);
+/** The first step in which each lane reads a place of its own: what the frame begins with. */
+export const telling = (steps) => steps.findIndex((step) => step.offsets?.stride > 0 && step.lanes === 0xffffffff);
 
 export function render(trace, { simdgroup, step } = DEFAULT) {
     const steps = stepsOf(trace, simdgroup);

@@ -21,7 +21,7 @@ impl Rope {
     pub fn new(config: &Config) -> Self {
         let head_dim = config.head_dim as f64;
         // ANCHOR: frequencies
-        let inv_freq = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / head_dim));
+        let inv_freq = (0..config.head_dim / 2).map(|i| libm::pow(config.rope_theta, -2.0 * i as f64 / head_dim));
         // ANCHOR_END: frequencies
         match config.rope_scaling {
             RopeScaling::None => Self { inv_freq: inv_freq.map(|f| f as f32).collect(), attention_factor: 1.0 },
@@ -62,13 +62,14 @@ impl Rope {
     /// then as many sines.
     ///
     /// Angles are products in f32, as in the official implementation: at position 40,000 an f64 product would differ
-    /// from it by 0.002 radians, and the model has learned with f32 ones.
+    /// from it by 0.002 radians, and the model has learned with f32 ones. `libm`'s functions give the same bits on every system,
+    /// the operating system's do not: rounded to f16 in the cache, a last bit becomes a fourth digit.
     pub fn cos_sin(&self, start: usize, tokens: usize) -> Vec<f32> {
         let mut out = Vec::with_capacity(tokens * self.inv_freq.len() * 2);
         for position in start..start + tokens {
             let angles = self.inv_freq.iter().map(|f| position as f32 * f);
-            out.extend(angles.clone().map(|angle| angle.cos() * self.attention_factor));
-            out.extend(angles.map(|angle| angle.sin() * self.attention_factor));
+            out.extend(angles.clone().map(|angle| libm::cosf(angle) * self.attention_factor));
+            out.extend(angles.map(|angle| libm::sinf(angle) * self.attention_factor));
         }
         out
     }

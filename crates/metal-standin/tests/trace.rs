@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
 
-const COLUMNS: u32 = 512;
+const COLUMNS: u32 = 1024;
 const LANES: usize = 32;
 
 fn root() -> &'static Path {

@@ -6,7 +6,9 @@
 
 #[cfg(target_family = "wasm")]
 mod exports;
+#[cfg(not(target_family = "wasm"))]
 pub mod recorded;
+#[cfg(not(target_family = "wasm"))]
 pub mod roofline;
 mod sampling;
 

@@ -1,7 +1,6 @@
 //! What a page's engine answers, on this machine: `fs-live MODEL.gguf` reads a request a line, and writes for each a line with
 //! `{"answer": …}` or `{"error": "…"}`. The frames that pages show before anything runs are drawn with it, and the wasm module
-//! is compared with it. `fs-live --record WHAT REPOSITORY` prints what a widget
-//! shows that needs no engine.
+//! is compared with it. `fs-live --record WHAT REPOSITORY` prints what a widget shows that needs no engine.
 
 use failed_star_web::{Live, recorded, roofline};
 use std::io::{BufRead, Write};
@@ -47,6 +46,8 @@ fn record(what: &str, root: &Path) -> Done {
 fn serve(model: &Path) -> Done {
     let mut live = Live::default();
     live.load(std::fs::read(model).map_err(|error| format!("{}: {error}", model.display()))?)?;
+    // The order of sums that the module has with simd128: the same numbers, to the last bit.
+    live.answer(br#"{"command": "backend", "name": "cpu", "simd": "scalar"}"#)?;
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         match live.answer(line?.as_bytes()) {

@@ -224,7 +224,6 @@ test("in the browser the engine gives this machine's tokens, and its logits with
     await writeFile(model, await stories());
     const here = native(join(process.env.BIN, "fs-live"), model);
     // The same sums in the same order: four lanes, no fused multiply-add.
-    await here.ask({ command: "backend", name: "cpu", simd: "scalar" });
     const { page, close } = await open("index.html");
     const there = (request) =>
         page.evaluate(async (request) => (await import("./live/client.js")).ask(request), request);

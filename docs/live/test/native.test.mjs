@@ -24,7 +24,7 @@ const engines = Object.fromEntries(await Promise.all(Object.entries(models).map(
 
 const PROMPTS = ["Once upon a time", "The", "Lily found a big, red ball in the garden and", "naïve café 🐉", "\n\n \"Hello!\" said the dog. ".repeat(12)];
 // The levels do the same sums in the same order: four lanes, no fused multiply-add.
-const scalar = ["--backend", "cpu", "--simd", "scalar"];
+const scalar = ["--backend", "cpu", "--simd", "scalar", "--threads", "1"];
 
 function logits(path, text, args) {
     const { ids, top } = native("logits", text, "--model", path, "--top", "4096", ...args);

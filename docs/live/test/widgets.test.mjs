@@ -149,8 +149,12 @@ test("each lane of a threadgroup is where the stand-in saw it", async () => {
     // Every value of the row is read and every result written, whichever lane does it.
     const of = (does, name) => bytes[does][all.memory.findIndex((label) => label.includes(name))]?.size;
     assert.deepEqual([of("read", "`x`"), of("read", "`weight`"), of("write", "`out`")], Array(3).fill(all.columns));
-    const side = stepper.stepsOf(all, 1)[stepper.telling(stepper.stepsOf(all, 1))];
-    assert.equal(stepper.lines(stepper.offsets(side), side.size), 1, "32 lanes, 4 bytes each, one line");
+    // A lane takes four values, and the lanes' four steps use up the same four lines.
+    const row = all.memory.findIndex((label) => label.includes("`x`"));
+    const reads = stepper.stepsOf(all, 1).filter((step) => step.memory === row).slice(0, 8);
+    assert.equal(stepper.stepsOf(all, 1)[stepper.telling(stepper.stepsOf(all, 1))], reads[0]);
+    assert.deepEqual(reads.map((step) => stepper.lines(stepper.offsets(step), step.size)), Array(8).fill(4));
+    assert.equal(stepper.lines(reads.flatMap(stepper.offsets), 4), 4);
     assert.equal(stepper.lines([0, 128, null, 126], 4), 2);
 });
 

@@ -38,6 +38,7 @@ impl BlockFormat for Q8_0 {
         // EXERCISE_END
     }
 }
+// ANCHOR_END: q8_0
 
 #[cfg(test)]
 mod tests {
@@ -64,4 +65,3 @@ mod tests {
         expect::same("codes of zeros", &block.codes, &[0; 32]);
     }
 }
-// ANCHOR_END: q8_0
