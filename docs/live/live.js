@@ -15,7 +15,10 @@ async function json(name) {
 async function mount(root, status) {
     const name = root.dataset.live;
     const say = (text) => (status.textContent = text);
-    const data = "recorded" in root.dataset ? await json(`data/${name}.json`) : undefined;
+    // The frame stays until there is something to take its place.
+    let data;
+    if ("recorded" in root.dataset) data = await json(`data/${name}.json`);
+    else await ask({ command: "model" });
     const widget = await WIDGETS[name]();
     await widget.mount(root.querySelector(".frame"), { ask, tell, say, data });
     root.dataset.awake = "";

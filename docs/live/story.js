@@ -17,8 +17,7 @@ export async function data(ask) {
 
 const sampling = ({ temperature, seed }) => ({ temperature: Number(temperature), seed: Number(seed) });
 
-export async function mount(root, { tell, ask, say }) {
-    await ask({ command: "model" });
+export async function mount(root, { tell, say }) {
     root.innerHTML =
         `<form class="controls"><label class="field wide">Begin with <input name="text" value="${DEFAULT.text}" maxlength="300" required></label>` +
         `<label class="field">Temperature <input name="temperature" type="number" min="0" max="2" step="0.1" value="${DEFAULT.temperature}"></label>` +

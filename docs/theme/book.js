@@ -118,6 +118,8 @@ for (const code of document.querySelectorAll("pre code")) {
             try { await ready(); } catch { count.textContent = "The index could not be loaded."; }
             find();
         });
+        // In a field for searching, the first Escape would only empty it.
+        words.addEventListener("keydown", (event) => { if (event.key === "Escape") dialog.close(); });
         words.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(find, 120); });
         list.addEventListener("click", (event) => { if (event.target.closest("a")) dialog.close(); });
     }
