@@ -413,6 +413,7 @@ impl Session {
                 }
             }
         };
+        // ANCHOR: ahead
         // Where the answer is known already, no time is gained.
         let go_on = go_on && self.tokens.len() < self.context() && matches!(best, Ahead::Number(_));
         let next = go_on.then(|| self.append(Input::Ahead(&best), LogitsFor::Best));
@@ -426,6 +427,7 @@ impl Session {
         }
         // If the pass ahead could not be begun, it is tried again, from the first token on, when its token is asked for.
         Ok(found?)
+        // ANCHOR_END: ahead
     }
 
     /// [`evaluate`](Self::evaluate), but returns only the `k` tokens with the largest logits, and those, the largest first; of
