@@ -23,8 +23,8 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   cargo run -p learn -- list               what there is, and how far you are
-  cargo run -p learn -- start m2.softmax   makes a copy in exercises/m2.softmax and says where to write
-  cargo run -p learn -- check              builds that copy, runs the tests, explains the first thing that is wrong
+  cargo run -p learn -- start m2.softmax   a copy in exercises/m2.softmax, and where to write
+  cargo run -p learn -- check              builds it, runs the tests, explains what is wrong
   cargo run -p learn -- hint               a little help; once more for a little more
   cargo run -p learn -- solution           the engine's own answer
 
