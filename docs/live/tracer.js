@@ -67,8 +67,10 @@ export function render({ trace, layer, head, row, position }) {
     const weights = attention[row][head];
     // Where it looks most, unless somebody chose.
     position = position !== undefined && position <= row ? position : weights.indexOf(Math.max(...weights));
-    const cells = weights.map((weight, i) => {
-        const cells = [th(`<button type="button" class="cell" data-position="${i}" aria-pressed="${i === position}">${i} ${token(trace.tokens[i].text)}</button>`), bar(weight, percent(weight))];
+    // The chosen head first; the others beside it, since what one looks at another may pass over.
+    const heads = [head, ...attention[row].keys()].filter((h, i) => i === 0 || h !== head);
+    const cells = weights.map((_, i) => {
+        const cells = [th(`<button type="button" class="cell" data-position="${i}" aria-pressed="${i === position}">${i} ${token(trace.tokens[i].text)}</button>`), ...heads.map((h) => bar(attention[row][h][i], percent(attention[row][h][i])))];
         if (i === position) cells.className = "current";
         return cells;
     });
@@ -91,7 +93,7 @@ export function render({ trace, layer, head, row, position }) {
     });
     return (
         formula(trace, { layer, head, row, position }) +
-        table(`Where ${JSON.stringify(trace.tokens[row].text)} looks: layer ${layer}, head ${head}`, ["position", "weight"], cells) +
+        table(`Where ${JSON.stringify(trace.tokens[row].text)} looks: layer ${layer}, head ${head}, and the other heads`, ["position", ...heads.map((h) => `head ${h}`)], cells) +
         table(`What comes after ${JSON.stringify(trace.tokens[row].text)}, if the layers so far were all (logit lens)`, ["after", "first", "second", "third"], lens) +
         table(`The operations of layer ${layer}`, ["operation", "tensor", "out", "work", "read", "values of this token"], steps)
     );

@@ -381,6 +381,7 @@ fn store<T: KvTile>(
     run(kv_heads, &|head| {
         let mut tiles = heads[head].lock().unwrap_or_else(PoisonError::into_inner);
         let (keys, values) = &mut *tiles;
+        // ANCHOR: append
         // EXERCISE: m4.append
         for token in 0..tokens {
             let (block, at) = ((position + token) / TILE, (position + token) % TILE);
@@ -391,6 +392,7 @@ fn store<T: KvTile>(
             }
         }
         // EXERCISE_END
+        // ANCHOR_END: append
     });
 }
 

@@ -468,6 +468,7 @@ impl Session {
     ) -> Result<Output, SessionError> {
         self.engine.check(tokens, self.context())?;
         self.stop_running_ahead();
+        // ANCHOR: reuse
         // EXERCISE: m4.reuse
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let mut output = Output::Logits(Vec::new());
@@ -492,6 +493,7 @@ impl Session {
         }
         Ok(output)
         // EXERCISE_END
+        // ANCHOR_END: reuse
     }
 
     /// Computes some tokens more, or one whose name is not known yet. After an error there are none, and the next call computes
