@@ -121,7 +121,9 @@ fn table(results: &Value, types: &[&str], test: &str) -> Result<String, String> 
         let mut row = format!("| {} |", name.to_uppercase());
         for (peer, _) in &peers {
             row += &match (number(peer, "median"), number(peer, "min"), number(peer, "max")) {
-                (Some(median), Some(min), Some(max)) => format!(" **{median:.1}** ({min:.1} to {max:.1}) |"),
+                (Some(median), Some(min), Some(max)) => {
+                    format!(" **{median:.1}** <span class='range'>({min:.1} to {max:.1})</span> |")
+                }
                 _ => " |".into(),
             };
         }
@@ -170,8 +172,10 @@ mod tests {
         let page = page(&[("a.json", RUN), ("b.json", "{}"), ("c.txt", "no JSON")]).unwrap();
         assert!(page.contains("## 2026-01-02, 03:04: Q8_0") && page.contains("A Processor, 2 cores (avx2)"), "{page}");
         assert!(page.contains("[all samples](https://x/r/a.json)"), "{page}");
-        let row = "| Q8_0 | **30.0** (20.0 to 31.0) | **15.0** (14.0 to 16.0) | **12.0** (11.0 to 13.0) | **2.00** | 75\u{a0}% |";
-        assert!(page.contains(row), "{page}");
+        let range = |from, to| format!("<span class='range'>({from} to {to})</span>");
+        let [fs, llama, flash] = [range("20.0", "31.0"), range("14.0", "16.0"), range("11.0", "13.0")];
+        let row = format!("| Q8_0 | **30.0** {fs} | **15.0** {llama} | **12.0** {flash} | **2.00** | 75\u{a0}% |");
+        assert!(page.contains(&row), "{page}");
         assert!(page.contains("tools/bench-peers --rounds 2") && !page.contains("Prefill"), "{page}");
     }
 
