@@ -152,8 +152,8 @@ pub fn copy(
     for stale in files_below(&to.join("src"))?.into_iter().filter(|path| !kept.contains(path)) {
         fs::remove_file(&stale).with_context(|| format!("removing {}", stale.display()))?;
     }
-    let depth = to.strip_prefix(root)?.components().count();
-    write(&to.join("Cargo.toml"), manifest(&read(&root.join("Cargo.toml"))?, &sources, depth)?.as_bytes())?;
+    let engine = read(&root.join("Cargo.toml"))?;
+    write(&to.join("Cargo.toml"), manifest(&engine, &sources, to.strip_prefix(root)?)?.as_bytes())?;
     // Cargo takes out of it what the copy does not have, so it is never equal to the repository's.
     let (engine, lock) = (root.join("Cargo.lock"), to.join("Cargo.lock"));
     let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
@@ -176,9 +176,10 @@ pub fn copy_kernels(catalogue: &Catalogue, to: &Path, exercise: &Exercise, body:
     Ok(())
 }
 
-/// The manifest of a copy that lies `depth` directories below the repository's root: that of the engine, without what only
+/// The manifest of a copy in `directory`, from the repository's root: that of the engine, without what only
 /// its binary and its benchmarks need, and built for short waiting instead of speed.
-fn manifest(engine: &str, sources: &[String], depth: usize) -> Result<String> {
+fn manifest(engine: &str, sources: &[String], directory: &Path) -> Result<String> {
+    let depth = directory.components().count();
     let mut manifest: Table = engine.parse().context("the engine's Cargo.toml")?;
     for key in ["bin", "bench", "profile", "lints", "workspace"] {
         manifest.remove(key);
@@ -187,6 +188,10 @@ fn manifest(engine: &str, sources: &[String], depth: usize) -> Result<String> {
     for key in ["default-run", "include", "readme"] {
         package.remove(key);
     }
+    // All copies are built into one directory, and of two packages with one name and version cargo takes one for the other.
+    let place = directory.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let version = package.get("version").and_then(Value::as_str).unwrap_or("0.0.0");
+    package.insert("version".into(), format!("{version}+{place}").into());
     if let Some(features) = manifest.get_mut("features").and_then(Value::as_table_mut) {
         features.remove("default");
     }
@@ -278,14 +283,15 @@ mod tests {
             "use half::f16; let x = serde_json::from_str(y);".to_owned(),
             "use tempfile; mmap::map(overlapping::x)".into(),
         ];
-        let found: Table = manifest(engine, &sources, 2).unwrap().parse().unwrap();
+        let found: Table = manifest(engine, &sources, Path::new("exercises/m2.rope")).unwrap().parse().unwrap();
         let keys = |table: &Value| table.as_table().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&found["dependencies"]), ["half", "serde-json", "standin"]);
         assert_eq!(keys(&found["dev-dependencies"]), ["tempfile"]);
         assert_eq!(keys(&found["target"]["cfg(unix)"]["dependencies"]), ["mmap"]);
         assert_eq!(keys(&found["features"]), ["big", "standin"]);
         assert_eq!(found["dependencies"]["standin"]["path"].as_str(), Some("../../crates/standin"));
-        assert_eq!(keys(&found["package"]), ["name"]);
+        assert_eq!(keys(&found["package"]), ["name", "version"]);
+        assert_eq!(found["package"]["version"].as_str(), Some("0.0.0+exercises-m2-rope"));
         assert!(found.contains_key("workspace") && !found.contains_key("bin"));
     }
 
