@@ -12,7 +12,7 @@ export function frames(trace) {
     const all = [];
     for (const [piece, part] of trace.parts.entries()) {
         if (part.kind === "added_token") {
-            all.push({ piece, symbols: [part.text], merge: null, ids: [part.id] });
+            all.push({ piece, symbols: [part.text], merge: null, ids: [part.id], added: true });
             continue;
         }
         all.push({ piece, symbols: part.symbols, merge: null });
@@ -52,15 +52,17 @@ export function render({ trace, step }) {
     });
     // The piece at hand from its bytes on: without a script, too, the merges are there one by one.
     const states = all.slice(0, now + 1).filter((frame) => frame.piece === current.piece);
-    const steps = states.map(({ symbols, merge }) => [
-        th(merge ? `${token(merge.left)} + ${token(merge.right)}` : "bytes"),
+    const steps = states.map(({ symbols, merge, added }) => [
+        th(merge ? `${token(merge.left)} + ${token(merge.right)}` : added ? "added token" : "bytes"),
         merge ? String(merge.rank) : "",
         chips(symbols, merge?.at),
     ]);
     const { merge } = current;
     const what = merge
         ? `Merge ${merge.rank}: ${token(merge.left)} + ${token(merge.right)}. Of all neighbours here, this pair has the lowest rank.`
-        : `The piece as bytes: ${current.symbols.length} symbols. Ġ is a space.`;
+        : current.added
+          ? "An added token: matched as a whole, before anything is cut or merged."
+          : `The piece as bytes: ${current.symbols.length} symbol${current.symbols.length === 1 ? "" : "s"}. Ġ is a space.`;
     return (
         `<p class="now" role="status">Step ${now + 1} of ${all.length}. ${what}</p>` +
         table("Pieces, their symbols so far, and token ids", ["piece", "symbols", "ids"], pieces) +

@@ -45,12 +45,12 @@ export async function mount(root, { ask, say }) {
         `<label class="field">${label} <output for="${name}">${DEFAULT[name]}</output>` +
         `<input type="range" name="${name}" min="${min}" max="${max}" step="${step}" value="${DEFAULT[name]}"></label>`;
     const controls =
-        `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="300"></label>` +
+        `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="300" required></label>` +
         slider("temperature", "Temperature", 0, 2, 0.05) +
         slider("top_k", "Top-k (0: off)", 0, 40, 1) +
         slider("top_p", "Top-p (1: off)", 0, 1, 0.01) +
         slider("min_p", "Min-p (0: off)", 0, 1, 0.01) +
-        `<label class="field">Seed <input type="number" name="seed" value="1" min="0"></label>` +
+        `<label class="field">Seed <input type="number" name="seed" value="1" min="0" max="${Number.MAX_SAFE_INTEGER}" required></label>` +
         `<input type="hidden" name="draws" value="${DEFAULT.draws}">`;
     await follow(root, controls, async (values) => render(await ask(request(values))), { say });
 }

@@ -1,5 +1,6 @@
 // The roofline: what bounds a pass through a model on a machine, the bytes it must read or the arithmetic it must do.
 
+import { complaint } from "./form.js";
 import { bar, escape, number, table, th } from "./html.js";
 
 export const title = "Roofline: what bounds a pass";
@@ -80,7 +81,7 @@ export function render(all, state = DEFAULT) {
     );
 }
 
-export async function mount(root, { data: all }) {
+export async function mount(root, { data: all, say }) {
     const option = (value, text, chosen) => `<option value="${value}"${value === chosen ? " selected" : ""}>${escape(text)}</option>`;
     const peaks = all.machine.peaks;
     const inner = (name, label, min, max, value) =>
@@ -91,16 +92,25 @@ export async function mount(root, { data: all }) {
         inner("tokens", "Tokens a pass", 0, 11, 0) +
         inner("position", "Position", 0, 15, 9) +
         `<label class="field">Machine <select name="machine">${option("measured", all.machine.name, "measured")}${option("own", "another: its numbers", "")}</select></label>` +
-        `<label class="field">Reads, GB/s <input type="number" name="read" min="1" max="10000" step="any" value="${(all.machine.read / 1e9).toFixed(1)}" disabled></label>` +
-        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="10000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" disabled></label></form><div class="view"></div>`;
+        `<label class="field">Reads, GB/s <input type="number" name="read" min="1" max="100000" step="any" value="${(all.machine.read / 1e9).toFixed(1)}" required disabled></label>` +
+        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="100000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" required disabled></label></form><div class="view"></div>`;
     const [form, view] = root.children;
     const draw = () => {
         const { model, format, tokens, position, machine } = Object.fromEntries(new FormData(form));
         const own = machine === "own";
         for (const name of ["read", "peak"]) form.elements[name].disabled = !own;
         for (const output of form.querySelectorAll("output")) output.value = String(2 ** form.elements[output.htmlFor].value);
-        const limit = (name) => (own && form.elements[name].valueAsNumber > 0 ? form.elements[name].valueAsNumber * 1e9 : null);
-        view.innerHTML = render(all, { model: Number(model), format, tokens: 2 ** tokens, position: 2 ** position, read: limit("read"), peak: limit("peak") });
+        const wrong = complaint(form);
+        say(wrong ?? "");
+        view.toggleAttribute("data-stale", wrong !== null);
+        if (wrong !== null) return;
+        const limit = (name) => (own ? form.elements[name].valueAsNumber * 1e9 : null);
+        // A pass ends at a place that the model has, and its tokens fit before it.
+        const last = Math.min(Math.max(2 ** position, 2 ** tokens), all.models[model].context);
+        const pass = { tokens: Math.min(2 ** tokens, last), position: last };
+        form.querySelector('output[for="position"]').value = String(pass.position);
+        form.querySelector('output[for="tokens"]').value = String(pass.tokens);
+        view.innerHTML = render(all, { model: Number(model), format, ...pass, read: limit("read"), peak: limit("peak") });
     };
     form.onsubmit = (event) => event.preventDefault();
     form.oninput = draw;
