@@ -96,6 +96,8 @@ widget("story", "another seed tells another, and it can be stopped", async ({ pa
     await page.keyboard.press("ArrowUp");
     await page.keyboard.press("Enter");
     await root.locator('.story[aria-busy="true"]').waitFor();
+    // By then it is another story than the first one, whose beginning is the same prompt.
+    await page.waitForFunction(() => document.querySelector('[data-live="story"] .story').textContent.length > 80);
     await root.getByRole("button", { name: "Stop" }).focus();
     await page.keyboard.press("Space");
     await root.locator('.story[aria-busy="false"]').waitFor({ timeout: 60_000 });
