@@ -1,7 +1,7 @@
 //! Runs kernels on an NVIDIA GPU, through its driver.
 //!
 //! Command buffers run one after the other on one stream. Each is one copy of everything that `setBytes` gave, on a stream of
-//! its own while the one before still runs, and then launches: a graph, where the same kernels come again ([`graph`]). Two events
+//! its own while the one before still runs, and then launches: a graph, where the same kernels come again (`graph.rs`). Two events
 //! around them measure it. The first wild access of a kernel ends the process's use of the GPU: the driver answers every
 //! later call with the same error.
 
