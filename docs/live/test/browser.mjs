@@ -35,8 +35,11 @@ const server = createServer(async (request, response) => {
 let browser, url;
 /** Which page shows a widget. */
 const pages = {};
+/** All pages. */
+let all = [];
 before(async () => {
-    for (const file of (await readdir(SITE)).filter((file) => file.endsWith(".html") && file !== "print.html")) {
+    all = (await readdir(SITE)).filter((file) => file.endsWith(".html") && !["404.html", "print.html", "toc.html"].includes(file)).toSorted();
+    for (const file of all) {
         for (const [, name] of (await readFile(SITE + file, "utf8")).matchAll(/data-live="(\w+)"/g)) pages[name] ??= file;
     }
     await new Promise((go) => server.listen(0, "127.0.0.1", go));
@@ -183,6 +186,17 @@ widget("stepper", "goes to the barrier, step by step", async ({ page, root }) =>
     assert.match(await root.locator(".now").textContent(), /Step (\d+) of \1,/);
 });
 
+test("a phone's width is enough for every page", async () => {
+    const { page, errors, close } = await open("index.html", { viewport: { width: 360, height: 740 } });
+    for (const file of all) {
+        await page.goto(url + file);
+        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(overflow <= 0, `${file}: ${overflow} pixels too wide`);
+    }
+    assert.deepEqual(errors, []);
+    await close();
+});
+
 test("a phone's width is enough, before and after a widget starts", async () => {
     for (const [name, path] of Object.entries(pages)) {
         const { page, errors, close } = await open(path, { viewport: { width: 360, height: 740 } });
@@ -280,7 +294,7 @@ test("pages weigh little, and nothing large comes before it is asked for", async
     const { files } = JSON.parse(await readFile(`${SITE}live/manifest.json`));
     const engine = files.reduce((sum, file) => sum + file.bytes, 0);
     assert.ok(engine > 0 && engine <= ENGINE_BUDGET, `the engine: ${engine} bytes`);
-    for (const path of new Set(["index.html", ...Object.values(pages)])) {
+    for (const path of all) {
         const { weight, close } = await open(path);
         const bytes = await weight();
         assert.ok(bytes > 10_000 && bytes <= PAGE_BUDGET, `${path}: ${bytes} bytes`);
