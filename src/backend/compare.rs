@@ -281,14 +281,23 @@ impl<O: Backend, S: Backend> Backend for Compare<O, S> {
         eps: f32,
         [(w_gate, _), (w_up, _)]: [&Self::Weight; 2],
         rows: usize,
-        n: usize,
+        intermediate: usize,
     ) {
         let (out, weights) = ([&mut gate.pair.oracle, &mut up.pair.oracle], [&w_gate.oracle, &w_up.oracle]);
-        self.oracle.norm_linear_swiglu(out, &mut h.pair.oracle, &x.pair.oracle, &norm.oracle, eps, weights, rows, n);
+        self.oracle.norm_linear_swiglu(
+            out,
+            &mut h.pair.oracle,
+            &x.pair.oracle,
+            &norm.oracle,
+            eps,
+            weights,
+            rows,
+            intermediate,
+        );
         let (out, weights) = ([&mut gate.pair.subject, &mut up.pair.subject], [&w_gate.subject, &w_up.subject]);
         let (h, x) = (&mut h.pair.subject, &x.pair.subject);
-        self.subject.norm_linear_swiglu(out, h, x, &norm.subject, eps, weights, rows, n);
-        self.check("norm_linear_swiglu", None, gate, rows * n);
+        self.subject.norm_linear_swiglu(out, h, x, &norm.subject, eps, weights, rows, intermediate);
+        self.check("norm_linear_swiglu", None, gate, rows * intermediate);
     }
 
     fn linear_add(

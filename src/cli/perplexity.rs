@@ -39,7 +39,7 @@ Examples:
   fs perplexity story.txt
   fs perplexity wiki.test.raw --model qwen3-0.6b --context 2048 --stride 512 --json
   fs perplexity story.txt --model build/small --against stories
-  fs perplexity story.txt --against stories --against-kv f16 --kv q8    what a KV cache of 8 bits changes")]
+  fs perplexity story.txt --against stories --against-kv f16 --kv q8    a cache of 8 bits")]
 pub struct Args {
     /// The text, in UTF-8; `-` reads stdin
     file: PathBuf,

@@ -1,4 +1,5 @@
-//! [`Engine`] and [`Session`]: tokens in, logits out, with as little work as the cache allows.
+//! [`Engine`] and [`Session`]: tokens in, logits out, with as little work as the cache allows. Longer than other files, because what
+//! a session has computed, what runs ahead of it and what it takes back are one contract, read together.
 
 use crate::backend::compare::{Compare, Record};
 use crate::backend::cpu::Cpu;

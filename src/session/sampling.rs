@@ -1,4 +1,4 @@
-//! From logits to the next token.
+//! From logits to the next token. Longer than other files: a sixth of it are the examples by hand that exercises are checked with.
 //!
 //! [`Sampler::sample`] applies these steps, each off unless asked for, in the order in which transformers applies its
 //! logits processors (`generation/utils.py`, `_get_logits_processor`); presence and frequency penalties, which

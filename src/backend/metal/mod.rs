@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`objc`] (messages to Metal), `device` (the GPU and its memory), `library` (from a source to a
 //! pipeline), `stream` (command buffers and barriers), `weight` and `kv` (what lies in GPU memory), and then this file
-//! with `linear` and `attention`: an encoder function for each operation.
+//! with `linear` and `attention`: an encoder function for each operation. All of them stand here in the order of [`Backend`],
+//! which is why this file is longer than others.
 //!
 //! Nothing is computed when an operation's method returns: it has been encoded. [`Backend::read`], [`Backend::finish`],
 //! [`Backend::argmax`] and [`Backend::top_k`] run what was encoded and wait; [`Backend::argmax_ahead`] runs it and does not

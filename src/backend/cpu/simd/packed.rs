@@ -1,5 +1,5 @@
 //! Linear layers whose weights are block-quantized and [packed](crate::backend::cpu::packed): dot products of small
-//! whole numbers.
+//! whole numbers. Longer than other files by the tables of the five formats.
 //!
 //! The input is rounded to 8 bits first, in blocks of 32 with a scale each. Then a block's 32 products are summed exactly
 //! in 32-bit integers, and the sum is scaled once:
