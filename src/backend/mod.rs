@@ -32,6 +32,7 @@
 pub mod collect;
 pub mod compare;
 pub mod cpu;
+pub(crate) mod huge_bytes;
 pub mod matrix;
 #[cfg(any(target_os = "macos", feature = "metal-standin"))]
 pub mod metal;

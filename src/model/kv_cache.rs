@@ -16,9 +16,12 @@
 //! Growing adds an eighth and copies, so `n` tokens cost O(n) copies in all and memory is taken only for contexts that are
 //! really used.
 
-use bytemuck::Zeroable;
+use crate::backend::huge_bytes::HugeBytes;
+use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 /// Positions in a tile, and values of a head: 32 elements of f16 are one cache line, 32 are a block of [`Q8Tile`].
@@ -90,7 +93,7 @@ impl KvLayout {
 /// 32 positions by 32 values of a head.
 ///
 /// A position is a column of a tile of keys and a row of a tile of values.
-pub trait KvTile: Copy + Zeroable + Send + Sync + 'static {
+pub trait KvTile: Pod + Send + Sync {
     /// Stores a position's key, rounded to the tile's dtype: at most 32 values, zeros after them.
     fn set_key(&mut self, position: usize, key: &[f32]);
     /// Stores a position's value vector, as [`set_key`](Self::set_key).
@@ -101,13 +104,11 @@ pub trait KvTile: Copy + Zeroable + Send + Sync + 'static {
     fn value(&self, position: usize, value: &mut [f32]);
 }
 
-/// A tile of f16 or f32; it begins at a cache line, so that no vector load touches two.
-#[derive(Clone, Copy, Debug, Zeroable)]
-#[repr(C, align(64))]
-pub struct Tile<T>(pub [[T; TILE]; TILE]);
+/// A tile of f16 or f32. In [`Tiles`] it begins at a cache line, so that no vector load touches two.
+pub type Tile<T> = [[T; TILE]; TILE];
 
 /// A type that tiles hold as it is.
-pub trait KvElement: Copy + Zeroable + Send + Sync + 'static {
+pub trait KvElement: Pod + Send + Sync {
     /// At most 32 values rounded to this type, and zeros after them.
     fn round(values: &[f32]) -> [Self; TILE];
     /// As f32.
@@ -138,20 +139,20 @@ impl KvElement for f32 {
 
 impl<T: KvElement> KvTile for Tile<T> {
     fn set_key(&mut self, position: usize, key: &[f32]) {
-        for (row, value) in self.0.iter_mut().zip(T::round(key)) {
+        for (row, value) in self.iter_mut().zip(T::round(key)) {
             row[position] = value;
         }
     }
     fn set_value(&mut self, position: usize, value: &[f32]) {
-        self.0[position] = T::round(value);
+        self[position] = T::round(value);
     }
     fn key(&self, position: usize, key: &mut [f32]) {
-        for (value, row) in key.iter_mut().zip(&self.0) {
+        for (value, row) in key.iter_mut().zip(self) {
             *value = row[position].widen();
         }
     }
     fn value(&self, position: usize, value: &mut [f32]) {
-        for (value, element) in value.iter_mut().zip(self.0[position]) {
+        for (value, element) in value.iter_mut().zip(self[position]) {
             *value = element.widen();
         }
     }
@@ -161,7 +162,7 @@ impl<T: KvElement> KvTile for Tile<T> {
 ///
 /// 8.5 bits a value. The scales stand before the codes that they belong to, not in an array of their own, so that a
 /// layer's cache is read as one stream; 1,088 bytes are 17 whole cache lines.
-#[derive(Clone, Copy, Debug, Zeroable)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Q8Tile {
     /// One a position.
@@ -215,12 +216,51 @@ impl KvTile for Q8Tile {
 }
 
 /// Keys and values of a layer: `[kv_heads, capacity / 32, head_dim / 32]` tiles each.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct KvLayer<T> {
     /// Tiles `[dims, positions]`.
-    pub keys: Vec<T>,
+    pub keys: Tiles<T>,
     /// Tiles `[positions, dims]`.
-    pub values: Vec<T>,
+    pub values: Tiles<T>,
+}
+
+/// Tiles, zeros at first, in memory that a growing cache gives back: an allocator keeps the holes that smaller ones leave.
+#[derive(Clone)]
+pub struct Tiles<T> {
+    bytes: HugeBytes,
+    kind: PhantomData<T>,
+}
+
+impl<T: KvTile> KvLayer<T> {
+    fn empty() -> Self {
+        Self { keys: Tiles::zeroed(0), values: Tiles::zeroed(0) }
+    }
+}
+
+impl<T: KvTile> Tiles<T> {
+    fn zeroed(count: usize) -> Self {
+        Self { bytes: HugeBytes::zeroed(count * size_of::<T>()), kind: PhantomData }
+    }
+}
+
+impl<T: KvTile> Deref for Tiles<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        cast_slice(&self.bytes)
+    }
+}
+
+impl<T: KvTile> DerefMut for Tiles<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        cast_slice_mut(&mut self.bytes)
+    }
+}
+
+impl<T> std::fmt::Debug for Tiles<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes of tiles", self.bytes.len())
+    }
 }
 
 /// A layer in the cache's dtype.
@@ -252,9 +292,9 @@ impl HostKvCache {
     /// An empty cache; memory is taken by [`reserve`](Self::reserve).
     pub fn new(layout: KvLayout) -> Self {
         let empty = || match layout.dtype {
-            KvDType::F16 => KvTiles::F16(KvLayer { keys: Vec::new(), values: Vec::new() }),
-            KvDType::F32 => KvTiles::F32(KvLayer { keys: Vec::new(), values: Vec::new() }),
-            KvDType::Q8 => KvTiles::Q8(KvLayer { keys: Vec::new(), values: Vec::new() }),
+            KvDType::F16 => KvTiles::F16(KvLayer::empty()),
+            KvDType::F32 => KvTiles::F32(KvLayer::empty()),
+            KvDType::Q8 => KvTiles::Q8(KvLayer::empty()),
         };
         Self { layout, capacity: 0, layers: (0..layout.layers).map(|_| empty()).collect() }
     }
@@ -273,7 +313,7 @@ impl HostKvCache {
     pub fn reserve(&mut self, positions: usize) {
         fn grow<T: KvTile>(layer: &mut KvLayer<T>, kv_heads: usize, old: usize, new: usize) {
             for tiles in [&mut layer.keys, &mut layer.values] {
-                let mut grown: Vec<T> = bytemuck::zeroed_vec(kv_heads * new);
+                let mut grown = Tiles::zeroed(kv_heads * new);
                 if old > 0 {
                     for (from, to) in tiles.chunks_exact(old).zip(grown.chunks_exact_mut(new)) {
                         to[..old].copy_from_slice(from);

@@ -311,11 +311,15 @@ impl<B: Backend> Qwen3<B> {
     ) -> Result<Output, BackendError> {
         let tokens = input.len();
         assert!(tokens > 0);
+        // A prompt's buffers are given back when decoding begins, before the cache grows: they are most of what is held beside
+        // weights and cache.
+        const FEW: usize = 32;
+        let fit = |buffers: &Buffers<B>| buffers.tokens >= tokens && buffers.tokens <= tokens.max(FEW);
+        if !state.buffers.as_ref().is_some_and(fit) {
+            state.buffers = None;
+        }
         self.backend.reserve_kv(&mut state.cache, state.len + tokens);
-        let buffers = match &mut state.buffers {
-            Some(buffers) if buffers.tokens >= tokens => buffers,
-            slot => slot.insert(self.buffers(tokens)),
-        };
+        let buffers = state.buffers.get_or_insert_with(|| self.buffers(tokens));
         let result = forward(self, buffers, &mut state.cache, state.len, input, wanted, probe);
         if result.is_err() {
             // What was in the cache may be lost: it may have grown, and its copy to new memory may be what failed.

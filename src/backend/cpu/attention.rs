@@ -13,8 +13,9 @@
 
 use super::Cpu;
 use super::simd::{AttentionTile, Decode, PIECE, Prefill, Reduce};
+use crate::backend::huge_bytes::HugeBytes;
 use crate::backend::{CachePosition, Heads};
-use crate::model::kv_cache::{HostKvCache, KvLayer, KvTiles, TILE, Tile};
+use crate::model::kv_cache::{HostKvCache, KvLayer, KvTiles, TILE};
 use std::cell::RefCell;
 
 /// Rows of queries in a block of prefill. A piece is widened once for all of them, and its keys and values come from the
@@ -26,7 +27,7 @@ thread_local! {
     /// Partial results of decode, on the thread that asks. Kept, because fresh pages would cost more than writing them.
     static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// Memory of a prefill block, on every thread.
-    static SCRATCH: RefCell<Vec<Tile<f32>>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<HugeBytes> = RefCell::default();
 }
 
 /// See [`crate::backend::Backend::attention`].

@@ -1,8 +1,9 @@
 //! How fast this machine reads memory: what decoding can reach at most, since each token reads all weights.
 
 use super::Cpu;
-use super::huge::{HugeBytes, read};
+use super::huge::read;
 use super::simd::Sum;
+use crate::backend::huge_bytes::HugeBytes;
 use crate::clock::Instant;
 use bytemuck::cast_slice;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,11 +1,8 @@
-//! Memory in huge pages, for what decoding streams.
-//!
-//! A token reads every weight once, in 4 KiB pages several hundred thousand of them: more than the table of recent
-//! translations (TLB) holds, so each page costs a walk through the page tables, and on a virtual machine a walk through
-//! two sets of them. Pages of 2 MiB are 512 times fewer. The kernel gives them where it is asked to (`madvise`), and only
-//! to memory that holds whole ones: a model's matrices are smaller, so many of them share a [`Chunk`].
+//! Chunks of memory that packed weights share: huge pages ([`HugeBytes`]) are only given to memory that holds whole ones,
+//! and a model's matrices are smaller.
 
-use std::ops::{Deref, DerefMut, Range};
+use crate::backend::huge_bytes::HugeBytes;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 /// Bytes of a chunk: many huge pages, of which only the last is not filled. What is not written takes no memory, but on wasm,
@@ -72,53 +69,5 @@ impl Part {
     /// Where this part lies in its chunk.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
-    }
-}
-
-/// Bytes that start as zeros, at an address that is a multiple of 64.
-pub struct HugeBytes {
-    memory: Memory,
-    len: usize,
-}
-
-enum Memory {
-    Mapped(memmap2::MmapMut),
-    /// Where memory cannot be mapped.
-    Heap(Vec<[u64; 8]>),
-}
-
-impl HugeBytes {
-    /// `len` zeros.
-    pub fn zeroed(len: usize) -> Self {
-        let memory = match memmap2::MmapMut::map_anon(len.max(1)) {
-            Ok(map) => {
-                // A hint: where it is refused, pages are small.
-                #[cfg(target_os = "linux")]
-                let _ = map.advise(memmap2::Advice::HugePage);
-                Memory::Mapped(map)
-            }
-            Err(_) => Memory::Heap(vec![[0; 8]; len.div_ceil(64)]),
-        };
-        Self { memory, len }
-    }
-}
-
-impl Deref for HugeBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.memory {
-            Memory::Mapped(map) => &map[..self.len],
-            Memory::Heap(words) => &bytemuck::cast_slice(words)[..self.len],
-        }
-    }
-}
-
-impl DerefMut for HugeBytes {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.memory {
-            Memory::Mapped(map) => &mut map[..self.len],
-            Memory::Heap(words) => &mut bytemuck::cast_slice_mut(words)[..self.len],
-        }
     }
 }

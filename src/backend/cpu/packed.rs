@@ -19,8 +19,9 @@
 //! That is the file's size, but for the 6-bit scales of Q4_K and Q5_K, which take 8 bits here (2.8 % and 2.3 % more).
 //! Rows beyond the last are zeros. Codes of Q8_0 are stored 128 higher, as unsigned bytes.
 
-use super::huge::{Arena, HugeBytes, Part};
+use super::huge::{Arena, Part};
 use super::threads::ThreadPool;
+use crate::backend::huge_bytes::HugeBytes;
 use crate::backend::matrix::Matrix;
 use crate::weights::DType;
 use crate::weights::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0, q4_k::scales_and_minima};

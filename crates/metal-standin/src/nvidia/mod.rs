@@ -6,6 +6,7 @@
 //! later call with the same error.
 
 mod driver;
+mod early;
 mod graph;
 mod parameters;
 
@@ -19,7 +20,8 @@ use std::time::Instant;
 use crate::compiler::{ArgumentKind, Kernel, Target};
 use crate::executor::{Allocation, Binding, Command, Dispatch, Executor, Pipeline, Storage, Ticket, Timing};
 use driver::{Driver, Handle};
-use graph::{Launch, Program, with_early_start};
+use early::Ptx;
+use graph::{Launch, Pointee, Program};
 use parameters::parameters;
 
 /// Threadgroup memory that Metal allows. NVIDIA gives 48 KiB without asking.
@@ -147,11 +149,63 @@ impl Drop for Staging {
     }
 }
 
-/// A module and its kernel.
+/// A kernel, loaded.
 struct Loaded {
     gpu: Arc<Gpu>,
-    module: Handle,
+    /// Its PTX and the name in there.
+    text: String,
+    entry: CString,
+    /// Bit `i`: memory that parameter `i` points to may be written.
+    written: u64,
+    /// As it is.
     function: Handle,
+    /// That, and those that start early: by the parameters whose memory they may read at once.
+    modules: Mutex<Vec<Handle>>,
+    waiting: Mutex<HashMap<u64, Handle>>,
+}
+
+impl Loaded {
+    fn new(gpu: &Arc<Gpu>, text: String, entry: CString) -> Result<Loaded, String> {
+        let lines: Vec<&str> = text.lines().collect();
+        let written = Ptx::new(&lines).map_or(u64::MAX, |ptx| ptx.written());
+        let (function, modules, waiting) = (std::ptr::null_mut(), Mutex::default(), Mutex::default());
+        let mut loaded = Loaded { gpu: gpu.clone(), text, entry, written, function, modules, waiting };
+        loaded.function = loaded.load(&loaded.text)?;
+        Ok(loaded)
+    }
+
+    fn load(&self, text: &str) -> Result<Handle, String> {
+        let text = CString::new(text).map_err(|why| why.to_string())?;
+        let driver = self.gpu.enter()?;
+        let mut log = vec![0_u8; 16 << 10];
+        let values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut(log.len())];
+        let (mut module, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: PTX that ends in a zero; as many options as values, the log with its length.
+        let loading = unsafe {
+            driver.load_module(&mut module, text.as_ptr(), 2, driver::JIT_ERROR_LOG.as_ptr(), values.as_ptr())
+        };
+        loading.map_err(|why| {
+            let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+            format!("{why}\n{}", String::from_utf8_lossy(&log[..end]))
+        })?;
+        lock(&self.modules).push(module);
+        // SAFETY: a module that is loaded, a C string.
+        unsafe { driver.function(&mut function, module, self.entry.as_ptr())? };
+        Ok(function)
+    }
+
+    /// The kernel that may start early, if its PTX says enough: of the parameters in `constant`, it reads the memory before it
+    /// waits.
+    fn waiting(&self, constant: u64) -> Result<Option<Handle>, String> {
+        if let Some(&function) = lock(&self.waiting).get(&constant) {
+            return Ok(Some(function));
+        }
+        let lines: Vec<&str> = self.text.lines().collect();
+        let Some(ptx) = Ptx::new(&lines) else { return Ok(None) };
+        let function = self.load(&ptx.with_early_start(constant))?;
+        lock(&self.waiting).insert(constant, function);
+        Ok(Some(function))
+    }
 }
 
 // SAFETY: as for `Gpu`.
@@ -165,7 +219,9 @@ impl Drop for Loaded {
             // SAFETY: loaded once, unloaded once, when no kernel runs (a command buffer may have been dropped unwaited).
             unsafe {
                 let _ = driver.synchronize_stream(self.gpu.stream);
-                let _ = driver.unload_module(self.module);
+                for &module in lock(&self.modules).iter() {
+                    let _ = driver.unload_module(module);
+                }
             }
         }
     }
@@ -337,12 +393,15 @@ fn prepared(
     if grid[1] > 65_535 || grid[2] > 65_535 {
         return Err(format!("{} x {} threadgroups along y and z; 65535 is CUDA's most", grid[1], grid[2]));
     }
-    let may_start_early = kernel
-        .arguments
-        .iter()
-        .filter(|argument| argument.kind == ArgumentKind::Constant)
-        .all(|argument| matches!(dispatch.buffers.get(argument.index as usize), Some(Some(Binding::Bytes(_)))));
-    Ok(Launch { _pipeline: dispatch.pipeline.clone(), function, grid, block, parameters, stage, may_start_early })
+    let memory = kernel.arguments.iter().map(|argument| {
+        match dispatch.buffers.get(argument.index as usize).filter(|_| argument.kind != ArgumentKind::Threadgroup) {
+            Some(Some(Binding::Buffer { allocation, .. })) => Pointee::Allocation(allocation.id),
+            Some(Some(Binding::Bytes(_))) => Pointee::Bytes,
+            _ => Pointee::None,
+        }
+    });
+    let memory = memory.collect();
+    Ok(Launch { pipeline: dispatch.pipeline.clone(), function, grid, block, parameters, stage, memory })
 }
 
 impl Executor for NvidiaExecutor {
@@ -404,28 +463,8 @@ impl Executor for NvidiaExecutor {
         let failed = |why: String| format!("kernel `{}`: {}: {why}", kernel.name, kernel.code.display());
         let text = std::fs::read(kernel.code.as_ref()).map_err(|why| failed(why.to_string()))?;
         let text = String::from_utf8(text).map_err(|why| failed(why.to_string()))?;
-        let constants: Vec<usize> = (0..)
-            .zip(&kernel.arguments)
-            .filter(|(_, argument)| argument.kind == ArgumentKind::Constant)
-            .map(|(number, _)| number)
-            .collect();
-        let text = CString::new(with_early_start(&text, &constants)).map_err(|why| failed(why.to_string()))?;
         let entry = CString::new(kernel.entry.clone()).map_err(|why| failed(why.to_string()))?;
-        let driver = self.gpu.enter()?;
-        let mut log = vec![0_u8; 16 << 10];
-        let values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut(log.len())];
-        let mut module = std::ptr::null_mut();
-        // SAFETY: PTX that ends in a zero; as many options as values, the log with its length.
-        let loading = unsafe {
-            driver.load_module(&mut module, text.as_ptr(), 2, driver::JIT_ERROR_LOG.as_ptr(), values.as_ptr())
-        };
-        loading.map_err(|why| {
-            let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-            failed(format!("{why}\n{}", String::from_utf8_lossy(&log[..end])))
-        })?;
-        let mut loaded = Loaded { gpu: self.gpu.clone(), module, function: std::ptr::null_mut() };
-        // SAFETY: a module that is loaded, a C string.
-        unsafe { driver.function(&mut loaded.function, module, entry.as_ptr()).map_err(failed)? };
+        let loaded = Loaded::new(&self.gpu, text, entry).map_err(failed)?;
         Ok(Pipeline { kernel, prepared: Box::new(loaded) })
     }
 

@@ -23,6 +23,7 @@
 
 use super::{Element, Kernel, Vector};
 use crate::backend::cpu::threads::Block;
+use crate::backend::huge_bytes::HugeBytes;
 use crate::model::kv_cache::{KvElement, KvTile, Q8Tile, TILE, Tile};
 use half::f16;
 
@@ -97,7 +98,7 @@ impl<T: KvElement + Element> AttentionTile for Tile<T> {
     #[inline(always)]
     unsafe fn widen_keys<V: Vector>(&self, to: *mut f32) {
         unsafe {
-            let from = self.0.as_ptr().cast::<T>();
+            let from = self.as_ptr().cast::<T>();
             let mut i = 0;
             while i < TILE * TILE {
                 T::load::<V>(from.add(i)).store(to.add(i));
@@ -438,7 +439,7 @@ pub struct Prefill<'a, 'b, T> {
     /// Position of token 0.
     pub start: usize,
     /// Memory that is kept from block to block.
-    pub scratch: &'a mut Vec<Tile<f32>>,
+    pub scratch: &'a mut HugeBytes,
     /// This block's tokens, and the columns of the query heads that share the KV head: `[tokens, group * head_dim]`.
     pub out: &'a mut Block<'b>,
 }
@@ -494,8 +495,10 @@ unsafe fn prefill<V: Vector, T: AttentionTile, const R: usize, const C: usize>(b
     };
     let mut states: Vec<Row> = (0..rows).map(row_state).collect();
 
-    let floats = 2 * PIECE * width + rows * (2 * width + PIECE);
-    scratch.resize(scratch.len().max(floats.div_ceil(TILE * TILE)), bytemuck::Zeroable::zeroed());
+    let bytes = (2 * PIECE * width + rows * (2 * width + PIECE)) * size_of::<f32>();
+    if scratch.len() < bytes {
+        *scratch = HugeBytes::zeroed(bytes);
+    }
     unsafe {
         let wide_keys = scratch.as_mut_ptr().cast::<f32>(); // [blocks, width, 32 positions]
         let wide_values = wide_keys.add(PIECE * width); //     [chunks, PIECE, 32 dims]

@@ -1,0 +1,68 @@
+//! Memory in huge pages, for what decoding streams.
+//!
+//! A token reads every weight once, in 4 KiB pages several hundred thousand of them: more than the table of recent
+//! translations (TLB) holds, so each page costs a walk through the page tables, and on a virtual machine a walk through
+//! two sets of them. Pages of 2 MiB are 512 times fewer. The kernel gives them where it is asked to (`madvise`), and only
+//! to memory that holds whole ones. What is mapped goes back to the system when it is dropped; an allocator may keep it.
+
+use std::ops::{Deref, DerefMut};
+
+/// Bytes that start as zeros, at an address that is a multiple of 64.
+pub struct HugeBytes {
+    memory: Memory,
+    len: usize,
+}
+
+enum Memory {
+    Mapped(memmap2::MmapMut),
+    /// Where memory cannot be mapped.
+    Heap(Vec<[u64; 8]>),
+}
+
+impl HugeBytes {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        /// Mapping less than this costs more than it is worth.
+        const SMALL: usize = 128 << 10;
+        let map = (len >= SMALL).then(|| memmap2::MmapMut::map_anon(len).ok()).flatten();
+        // A hint: where it is refused, pages are small.
+        #[cfg(target_os = "linux")]
+        let _ = map.as_ref().map(|map| map.advise(memmap2::Advice::HugePage));
+        let memory = map.map_or_else(|| Memory::Heap(vec![[0; 8]; len.div_ceil(64)]), Memory::Mapped);
+        Self { memory, len }
+    }
+}
+
+impl Default for HugeBytes {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
+impl Clone for HugeBytes {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeroed(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl Deref for HugeBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.memory {
+            Memory::Mapped(map) => &map[..self.len],
+            Memory::Heap(words) => &bytemuck::cast_slice(words)[..self.len],
+        }
+    }
+}
+
+impl DerefMut for HugeBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::Mapped(map) => &mut map[..self.len],
+            Memory::Heap(words) => &mut bytemuck::cast_slice_mut(words)[..self.len],
+        }
+    }
+}
