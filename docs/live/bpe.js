@@ -34,7 +34,7 @@ const chips = (symbols, fresh) =>
 export function render({ trace, step }) {
     const all = frames(trace);
     const now = Math.max(0, Math.min(step, all.length - 1));
-    if (all.length === 0) return "<p>There is no text.</p>";
+    if (all.length === 0) return { now: "There is no text.", view: "" };
     const current = all[now];
     // Of each piece, its last state up to now.
     const seen = new Map();
@@ -63,33 +63,27 @@ export function render({ trace, step }) {
         : current.added
           ? "An added token: matched as a whole, before anything is cut or merged."
           : `The piece as bytes: ${current.symbols.length} symbol${current.symbols.length === 1 ? "" : "s"}. Ġ is a space.`;
-    return (
-        `<p class="now" role="status">Step ${now + 1} of ${all.length}. ${what}</p>` +
+    const view =
         table("Pieces, their symbols so far, and token ids", ["piece", "symbols", "ids"], pieces) +
-        table(`${JSON.stringify(trace.parts[current.piece].text)}, merge by merge`, ["merge", "rank", "symbols then"], steps)
-    );
+        table(`${JSON.stringify(trace.parts[current.piece].text)}, merge by merge`, ["merge", "rank", "symbols then"], steps);
+    return { now: `Step ${now + 1} of ${all.length}. ${what}`, view };
 }
 
 export const data = async (ask) => ({ trace: await ask({ command: "tokenize", text: DEFAULT.text }), step: DEFAULT.step });
 
-export async function mount(root, { ask, say }) {
+export async function mount(root, { ask }) {
     let state = { text: null, trace: { parts: [] }, step: 0 };
     const controls =
         `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="200"></label>` +
         `<button type="button" name="first">First</button><button type="button" name="back">Back</button>` +
         `<button type="button" name="next">Next merge</button><button type="button" name="last">Last</button>`;
-    const { form, view } = await follow(
-        root,
-        controls,
-        async ({ text }) => {
-            if (text !== state.text) state = { text, trace: await ask({ command: "tokenize", text }), step: 0 };
-            return render(state);
-        },
-        { say },
-    );
+    const { form, show } = await follow(root, controls, async ({ text }) => {
+        if (text !== state.text) state = { text, trace: await ask({ command: "tokenize", text }), step: 0 };
+        return render(state);
+    });
     const go = (move) => {
         state.step = Math.max(0, Math.min(frames(state.trace).length - 1, move(state.step)));
-        view.innerHTML = render(state);
+        show(render(state));
     };
     form.elements.first.onclick = () => go(() => 0);
     form.elements.back.onclick = () => go((step) => step - 1);

@@ -1,6 +1,7 @@
 // The weights file from its first byte to its last, and any tensor's first values: bytes, bits, a number.
 
-import { escape, number, table, th } from "./html.js";
+import { attach } from "./form.js";
+import { escape, grouped, number, table, th } from "./html.js";
 
 export const title = "The weights file, byte by byte";
 export const recorded = true;
@@ -55,7 +56,7 @@ export function render(map, { tensor = 0, value = 0 } = {}) {
     const rows = chosen.values.map(({ bytes, value: said }, i) => {
         const cells = [
             th(`<button type="button" class="cell" data-value="${i}" aria-pressed="${i === value}">[${i}]</button>`),
-            String(chosen.offset + i * chosen.width),
+            grouped(chosen.offset + i * chosen.width),
             `<code>${bytes}</code>`,
             bits(bf16(bytes)),
             String(said),
@@ -64,25 +65,23 @@ export function render(map, { tensor = 0, value = 0 } = {}) {
         return cells;
     });
     const summary = parts(map).map(({ name, bytes }) => [th(escape(name)), number(bytes, "B"), `${((100 * bytes) / map.bytes).toFixed(1)} %`]);
-    return (
-        `${strip(map, tensor)}<p class="small">${escape(map.file)}, ${map.bytes} bytes: 8 bytes that say ${map.header} (<code>${map.length}</code>), ` +
+    const now =
+        `<code>${escape(chosen.name)}</code> value ${value}: bytes ${grouped(at)} and ${grouped(at + 1)} are <code>${one.bytes}</code>, ` +
+        `last first ${bits(bf16(one.bytes))}: ${formula(bf16(one.bytes))}`;
+    const view =
+        `${strip(map, tensor)}<p class="small">${escape(map.file)}, ${grouped(map.bytes)} bytes: 8 bytes that say ${grouped(map.header)} (<code>${map.length}</code>), ` +
         `a header of as many, and ${map.tensors.length} tensors without a gap.</p>` +
-        `<p class="now" role="status"><code>${escape(chosen.name)}</code> value ${value}: bytes ${at} and ${at + 1} are <code>${one.bytes}</code>, ` +
-        `last first ${bits(bf16(one.bytes))}: ${formula(bf16(one.bytes))}</p>` +
-        `<p class="small">The header says of it: <code>${escape(chosen.entry)}</code>. Its bytes begin at 8 + ${map.header} + the first of <code>data_offsets</code> = ${chosen.offset}.</p>` +
+        `<p class="small">The header says of it: <code>${escape(chosen.entry)}</code>. Its bytes begin at 8 + ${grouped(map.header)} + the first of <code>data_offsets</code> = ${grouped(chosen.offset)}.</p>` +
         table("The first values of this tensor: sign, exponent, fraction", ["value", "at byte", "bytes", "bits", "number"], rows) +
-        `<details><summary>The parts of the file as a table</summary>${table("From the first byte to the last", ["part", "size", "of the file"], summary)}</details>`
-    );
+        `<details><summary>The parts of the file as a table</summary>${table("From the first byte to the last", ["part", "size", "of the file"], summary)}</details>`;
+    return { now, view };
 }
 
 export async function mount(root, { data: map }) {
     const state = { tensor: 0, value: 0 };
     const names = map.tensors.map(({ name, shape }, i) => `<option value="${i}">${escape(name)} [${shape.join(", ")}]</option>`);
-    root.innerHTML =
-        `<form class="controls"><label class="field wide">Tensor <select name="tensor">${names.join("")}</select></label></form><div class="view"></div>`;
-    const [form, view] = root.children;
-    const draw = () => (view.innerHTML = render(map, state));
-    form.onsubmit = (event) => event.preventDefault();
+    const { form, view, show } = attach(root, `<label class="field wide">Tensor <select name="tensor">${names.join("")}</select></label>`);
+    const draw = () => show(render(map, state));
     form.oninput = () => {
         Object.assign(state, { tensor: Number(form.elements.tensor.value), value: 0 });
         draw();
@@ -95,7 +94,6 @@ export async function mount(root, { data: map }) {
         else return;
         form.elements.tensor.value = String(state.tensor);
         draw();
-        if (cell) view.querySelector(`[data-value="${state.value}"]`).focus();
     });
     draw();
 }

@@ -4,7 +4,7 @@
 
 import { mkdir, writeFile } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
-import { escape } from "./html.js";
+import { escape, frame } from "./html.js";
 import { native, recorder } from "./node.mjs";
 import { WIDGETS } from "./widgets.js";
 
@@ -12,10 +12,10 @@ import { WIDGETS } from "./widgets.js";
 export async function draw(name, ask, record) {
     const widget = await WIDGETS[name]();
     const data = await widget.data(ask, record);
-    // An empty line would end the block of HTML that Markdown sees.
-    const frame = widget.render(data).replaceAll("\n", "&#10;");
+    // An empty line would end the block of HTML that Markdown sees; and until a script is there, no button does anything.
+    const drawn = frame(widget.render(data)).replaceAll("\n", "&#10;").replaceAll("<button ", "<button disabled ");
     const recorded = widget.recorded ? " data-recorded" : "";
-    const html = `<div class="live" data-live="${name}"${recorded} role="group" aria-label="${escape(widget.title)}">\n<div class="frame">${frame}</div>\n</div>\n`;
+    const html = `<div class="live" data-live="${name}"${recorded} role="group" aria-label="${escape(widget.title)}">\n<div class="frame">${drawn}</div>\n</div>\n`;
     return { html, data, recorded: widget.recorded };
 }
 

@@ -8,7 +8,7 @@ export const escape = (text) => String(text).replace(/[&<>"']/g, (c) => ENTITIES
 /** A token's text: spaces and line ends must be seen. */
 export const token = (text) => `<code class="tok">${escape(text.replaceAll(" ", "␣").replaceAll("\n", "⏎"))}</code>`;
 
-/** `12.3 k`: three digits and a unit. */
+/** `12.3 k`: three digits and a unit, as `fs trace` writes them; a kB is 1000 bytes, as bandwidths are given. */
 export function number(n, unit = "") {
     for (const prefix of ["", "k", "M", "G"]) {
         if (Math.abs(n) < 999.5 || prefix === "G") {
@@ -18,6 +18,9 @@ export function number(n, unit = "") {
         n /= 1000;
     }
 }
+
+/** A whole number that is to be read digit by digit: `14,700,512`. */
+export const grouped = (n) => n.toLocaleString("en-US");
 
 export const percent = (p) => (p > 0 && p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`);
 
@@ -35,6 +38,9 @@ export function table(caption, head, rows) {
         `<tbody>${lines.join("")}</tbody></table></div>`
     );
 }
+
+/** A widget's frame: a status line, which says what matters in it, and all else. */
+export const frame = ({ now, view }) => `<p class="now" role="status">${now}</p><div class="view">${view}</div>`;
 
 /** A row's heading. */
 export const th = (html) => `<th scope="row">${html}</th>`;

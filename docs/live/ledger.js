@@ -1,7 +1,7 @@
 // The KV cache's ledger: the prompt, and then a token at a time. What is stored, what is read, and what it would cost without.
 
-import { bar, number, table, th, token } from "./html.js";
-import { follow } from "./form.js";
+import { bar, grouped, number, table, th, token } from "./html.js";
+import { follow, slider } from "./form.js";
 
 export const title = "What the KV cache stores, and what it saves";
 
@@ -33,24 +33,19 @@ export function render(trace) {
     });
     const sum = (field) => trace.passes.reduce((total, pass) => total + pass[field], 0);
     const [work, without] = [sum("flop"), sum("flop_without_cache")];
-    return (
-        `<p class="now" role="status">Together ${number(work, "FLOP")} with the cache and ${number(without, "FLOP")} without: ` +
-        `<b>${(without / work).toFixed(1)} times</b> as much. A token takes ${number(trace.kv_bytes_per_token, "B")} of cache: ` +
-        `2 · ${trace.config.num_hidden_layers} layers · ${trace.config.num_key_value_heads} heads · ${trace.config.head_dim} values, in ${trace.kv}.</p>` +
-        table(
-            "Each pass through the model",
-            ["pass", "tokens at hand", "in the cache after", "work", "work without a cache", "cache size", "cache read", "weights read"],
-            rows,
-        )
-    );
+    const now =
+        `Together ${number(work, "FLOP")} with the cache and ${number(without, "FLOP")} without: ` +
+        `<b>${(without / work).toFixed(1)} times</b> as much. A token takes ${grouped(trace.kv_bytes_per_token)} bytes of cache: ` +
+        `2 · ${trace.config.num_hidden_layers} layers · ${trace.config.num_key_value_heads} heads · ${trace.config.head_dim} values, in ${trace.kv}.`;
+    const head = ["pass", "tokens at hand", "in the cache after", "work", "work without a cache", "cache size", "cache read", "weights read"];
+    return { now, view: table("Each pass through the model", head, rows) };
 }
 
 export const data = (ask) => ask(request(DEFAULT));
 
-export async function mount(root, { ask, say }) {
+export async function mount(root, { ask }) {
     const controls =
         `<label class="field wide">Prompt <input name="text" value="${DEFAULT.text}" maxlength="600" required></label>` +
-        `<label class="field">Tokens to decode <output for="generate">${DEFAULT.generate}</output>` +
-        `<input type="range" name="generate" min="0" max="48" value="${DEFAULT.generate}"></label>`;
-    await follow(root, controls, async (values) => render(await ask(request(values))), { say });
+        slider("generate", "Tokens to decode", { min: 0, max: 48, value: DEFAULT.generate });
+    await follow(root, controls, async (values) => render(await ask(request(values))));
 }

@@ -12,45 +12,42 @@ async function json(name) {
     return response.json();
 }
 
-async function mount(root, status) {
+async function mount(root) {
     const name = root.dataset.live;
-    const say = (text) => (status.textContent = text);
     // The frame stays until there is something to take its place.
     let data;
     if ("recorded" in root.dataset) data = await json(`data/${name}.json`);
     else await ask({ command: "model" });
     const widget = await WIDGETS[name]();
-    await widget.mount(root.querySelector(".frame"), { ask, tell, say, data });
+    await widget.mount(root.querySelector(".frame"), { ask, tell, data });
     root.dataset.awake = "";
 }
 
-/** The line under a frame: a button, if one is needed, and what is going on. */
-function statusLine(root, button) {
-    const line = Object.assign(document.createElement("p"), { className: "wake" });
-    const status = document.createElement("span");
-    status.setAttribute("role", "status");
-    line.append(...(button ? [button, " "] : []), status);
-    root.append(line);
-    return status;
-}
-
+/** The button that stands where the controls will. What becomes of it is said by the frame's own status line. */
 function offer(root, bytes) {
+    const status = root.querySelector(".now");
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Run it here" });
-    const status = statusLine(root, button);
-    status.textContent = `the engine, in this page: ${number(bytes, "B")}, once`;
+    const line = Object.assign(document.createElement("p"), { className: "wake" });
+    line.append(button, ` the engine, in this page: ${number(bytes, "B")}, once`);
+    root.prepend(line);
+    let starting = false;
+    // Not `disabled`: a button that is loses the focus.
+    const busy = (is) => button.setAttribute("aria-disabled", String((starting = is)));
+    onProgress(({ done, total }) => {
+        if (starting) status.textContent = `downloading ${number(done, "B")} of ${number(total, "B")} …`;
+    });
     button.onclick = async () => {
-        button.disabled = true;
+        if (starting) return;
+        busy(true);
         status.textContent = "starting …";
-        onProgress(({ done, total }) => {
-            if (button.disabled) status.textContent = `downloading ${number(done, "B")} of ${number(total, "B")} …`;
-        });
         try {
-            await mount(root, status);
-            button.remove();
-            root.querySelector(".frame :is(input, select, button, textarea)")?.focus();
+            await mount(root);
+            const here = document.activeElement === button;
+            line.remove();
+            if (here) root.querySelector(".controls :is(input, select, button)")?.focus();
         } catch (error) {
             // The frame is still there; only the button comes back.
-            button.disabled = false;
+            busy(false);
             status.textContent = `It did not start: ${error.message}`;
         }
     };
@@ -58,12 +55,11 @@ function offer(root, bytes) {
 
 /** Mounts what needs no engine once it is nearly in view; until then, and if that fails, its frame stays. */
 function watch(root) {
-    const status = statusLine(root);
     const observer = new IntersectionObserver(
         (entries) => {
             if (!entries.some((entry) => entry.isIntersecting)) return;
             observer.disconnect();
-            mount(root, status).catch((error) => (status.textContent = `It did not start: ${error.message}`));
+            mount(root).catch((error) => (root.querySelector(".now").textContent = `It did not start: ${error.message}`));
         },
         { rootMargin: "400px" },
     );

@@ -1,7 +1,7 @@
 // The sampler's bench: real logits, each step in the engine's order, and what a thousand draws make of them.
 
 import { bar, percent, table, th, token } from "./html.js";
-import { follow } from "./form.js";
+import { follow, slider } from "./form.js";
 
 export const title = "From logits to a draw";
 
@@ -29,28 +29,21 @@ export function render({ steps, tokens, draws }) {
         bar(drawn / Math.max(1, draws), drawn),
     ]);
     const left = steps.map(({ step, tokens }) => `${NAMES[step]} ${tokens}`).join(", ");
-    return (
-        table(
-            `The ${tokens.length} most likely next tokens, step by step`,
-            ["token", "logit", ...steps.map(({ step }) => NAMES[step]), `of ${draws} draws`],
-            rows,
-        ) + `<p>Tokens left after each step: ${left}.</p>`
-    );
+    const head = ["token", "logit", ...steps.map(({ step }) => NAMES[step]), `of ${draws} draws`];
+    return { now: `Tokens left after each step: ${left}.`, view: table(`The ${tokens.length} most likely next tokens, step by step`, head, rows) };
 }
 
 export const data = (ask) => ask(request(DEFAULT));
 
-export async function mount(root, { ask, say }) {
-    const slider = (name, label, min, max, step) =>
-        `<label class="field">${label} <output for="${name}">${DEFAULT[name]}</output>` +
-        `<input type="range" name="${name}" min="${min}" max="${max}" step="${step}" value="${DEFAULT[name]}"></label>`;
+export async function mount(root, { ask }) {
+    const at = (name, label, max, step) => slider(name, label, { min: 0, max, step, value: DEFAULT[name] });
     const controls =
         `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="300" required></label>` +
-        slider("temperature", "Temperature", 0, 2, 0.05) +
-        slider("top_k", "Top-k (0: off)", 0, 40, 1) +
-        slider("top_p", "Top-p (1: off)", 0, 1, 0.01) +
-        slider("min_p", "Min-p (0: off)", 0, 1, 0.01) +
+        at("temperature", "Temperature", 2, 0.05) +
+        at("top_k", "Top-k (0: off)", 40, 1) +
+        at("top_p", "Top-p (1: off)", 1, 0.01) +
+        at("min_p", "Min-p (0: off)", 1, 0.01) +
         `<label class="field">Seed <input type="number" name="seed" value="1" min="0" max="${Number.MAX_SAFE_INTEGER}" required></label>` +
         `<input type="hidden" name="draws" value="${DEFAULT.draws}">`;
-    await follow(root, controls, async (values) => render(await ask(request(values))), { say });
+    await follow(root, controls, async (values) => render(await ask(request(values))));
 }

@@ -1,5 +1,6 @@
 // A block of real weights in every format: its codes, its scales, and how far what comes back is from what went in.
 
+import { attach, slider } from "./form.js";
 import { bar, escape, percent, table, th } from "./html.js";
 
 export const title = "A block of weights under the microscope";
@@ -76,30 +77,29 @@ export function render({ places, quality }, { place, format, sub } = DEFAULT) {
         f(restored[i]),
         f(restored[i] - value),
     ]);
-    return (
+    const now =
+        `${format}: ${scales} ${f(scale)}${less ? `, the minimum ${f(minimum)}` : ""}. The worst here is weight ${from + worst}: ${f(shown[worst])} is code ${codes[worst]} and comes back as ` +
+        `${chosen.scales[Math.floor((from + worst) / chosen.sub)].toPrecision(3)} · ${codes[worst]}${less} = <b>${f(restored[worst])}</b>`;
+    const view =
         `${picture(shown, restored, levels)}<p class="small">Dots: ${SHOWN} weights of <code>${escape(tensor)}</code>, row ${row}. Bars: what ${format} gives back${levels.length ? "; thin lines: all it could" : ""}.</p>` +
-        `<p class="now" role="status">${format}: ${scales} ${f(scale)}${less ? `, the minimum ${f(minimum)}` : ""}. The worst here is weight ${from + worst}: ${f(shown[worst])} is code ${codes[worst]} and comes back as ` +
-        `${chosen.scales[Math.floor((from + worst) / chosen.sub)].toPrecision(3)} · ${codes[worst]}${less} = <b>${f(restored[worst])}</b></p>` +
         table("The same 256 weights in each format", ["format", "bits a weight", "block", "error (root mean square)", "largest error", "the whole model: KL divergence", "favourite tokens that change"], all) +
-        `<details><summary>These ${SHOWN} weights as a table</summary>${table(`Weights ${from} to ${from + SHOWN - 1} in ${format}`, ["weight", "value", "code", "scale", "comes back as", "error"], list)}</details>`
-    );
+        `<details><summary>These ${SHOWN} weights as a table</summary>${table(`Weights ${from} to ${from + SHOWN - 1} in ${format}`, ["weight", "value", "code", "scale", "comes back as", "error"], list)}</details>`;
+    return { now, view };
 }
 
 export async function mount(root, { data: all }) {
     const { places } = all;
     const option = (value, text, chosen) => `<option value="${value}"${value === chosen ? " selected" : ""}>${escape(text)}</option>`;
     const formats = places[0].formats.map((one) => option(name(one), `${name(one)}, ${one.bits} bits`, DEFAULT.format));
-    root.innerHTML =
-        `<form class="controls"><label class="field wide">Weights <select name="place">${places.map(({ tensor, row }, i) => option(i, `${tensor}, row ${row}`, 0)).join("")}</select></label>` +
+    const controls =
+        `<label class="field wide">Weights <select name="place">${places.map(({ tensor, row }, i) => option(i, `${tensor}, row ${row}`, 0)).join("")}</select></label>` +
         `<label class="field">Format <select name="format">${formats.join("")}</select></label>` +
-        `<label class="field">Part of the 256 <output for="sub">0</output><input type="range" name="sub" min="0" max="${256 / SHOWN - 1}" value="0"></label></form><div class="view"></div>`;
-    const [form, view] = root.children;
+        slider("sub", "Part of the 256", { min: 0, max: 256 / SHOWN - 1, value: DEFAULT.sub });
+    const { form, show } = attach(root, controls);
     const draw = () => {
         const { place, format, sub } = Object.fromEntries(new FormData(form));
-        form.querySelector("output").value = sub;
-        view.innerHTML = render(all, { place: Number(place), format, sub: Number(sub) });
+        show(render(all, { place: Number(place), format, sub: Number(sub) }));
     };
-    form.onsubmit = (event) => event.preventDefault();
     form.oninput = draw;
     draw();
 }

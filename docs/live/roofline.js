@@ -1,6 +1,6 @@
 // The roofline: what bounds a pass through a model on a machine, the bytes it must read or the arithmetic it must do.
 
-import { complaint } from "./form.js";
+import { attach, complaint, means, slider } from "./form.js";
 import { bar, escape, number, table, th } from "./html.js";
 
 export const title = "Roofline: what bounds a pass";
@@ -71,48 +71,45 @@ export function render(all, state = DEFAULT) {
         const roof = place(all, { model: at, format: point.format, ...pass, read: null, peak: null });
         return [th(`${escape(point.format)}, ${point.phase}`), point.tokens_per_second.toFixed(1), roof.rate.toFixed(1), bar(point.tokens_per_second / roof.rate, `${((100 * point.tokens_per_second) / roof.rate).toFixed(0)} %`)];
     });
-    return (
-        `${picture(all, state, now)}<p class="now" role="status">${escape(model.name)} in ${state.format}, ${state.tokens === 1 ? "one token" : `${state.tokens} tokens`} a pass: ` +
+    const said =
+        `${escape(model.name)} in ${state.format}, ${state.tokens === 1 ? "one token" : `${state.tokens} tokens`} a pass: ` +
         `${number(now.flop, "FLOP")} and ${number(now.bytes, "B")}, ${now.intensity.toFixed(1)} operations for each byte. This machine does ${now.ridge.toFixed(1)} in the time it reads one, ` +
-        `so <b>${now.bound}</b> is the bound: at most <b>${now.rate.toFixed(1)} tokens/s</b>.</p>` +
+        `so <b>${now.bound}</b> is the bound: at most <b>${now.rate.toFixed(1)} tokens/s</b>.`;
+    const view =
+        picture(all, state, now) +
         table(`${model.name}, by format`, ["format", "read in a pass", "FLOP a byte", "bound by", "tokens/s at most"], rows) +
         `<details><summary>Measured beside the bound</summary>${table(`${all.machine.name}: Qwen3-0.6B by fs`, ["what", "tokens/s", "at most", "reached"], measured)}` +
-        `<p class="small">From <code>${escape(all.machine.source)}</code>: it read ${number(all.machine.read, "B")}/s.</p></details>`
-    );
+        `<p class="small">From <code>${escape(all.machine.source)}</code>: it read ${number(all.machine.read, "B")}/s.</p></details>`;
+    return { now: said, view };
 }
 
-export async function mount(root, { data: all, say }) {
+export async function mount(root, { data: all }) {
     const option = (value, text, chosen) => `<option value="${value}"${value === chosen ? " selected" : ""}>${escape(text)}</option>`;
     const peaks = all.machine.peaks;
-    const inner = (name, label, min, max, value) =>
-        `<label class="field">${label} <output for="${name}">${2 ** value}</output><input type="range" name="${name}" min="${min}" max="${max}" value="${value}"></label>`;
-    root.innerHTML =
-        `<form class="controls"><label class="field">Model <select name="model">${all.models.map(({ name }, i) => option(i, name, DEFAULT.model)).join("")}</select></label>` +
+    // A slider's steps are powers of two.
+    const powers = (name, label, max) => slider(name, label, { min: 0, max, value: Math.log2(DEFAULT[name]), text: DEFAULT[name] });
+    const controls =
+        `<label class="field">Model <select name="model">${all.models.map(({ name }, i) => option(i, name, DEFAULT.model)).join("")}</select></label>` +
         `<label class="field">Format <select name="format">${all.models[0].formats.map(({ format }) => option(format, format, DEFAULT.format)).join("")}</select></label>` +
-        inner("tokens", "Tokens a pass", 0, 11, 0) +
-        inner("position", "Position", 0, 15, 9) +
+        powers("tokens", "Tokens a pass", 11) +
+        powers("position", "Position", 15) +
         `<label class="field">Machine <select name="machine">${option("measured", all.machine.name, "measured")}${option("own", "another: its numbers", "")}</select></label>` +
         `<label class="field">Reads, GB/s <input type="number" name="read" min="1" max="100000" step="any" value="${(all.machine.read / 1e9).toFixed(1)}" required disabled></label>` +
-        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="100000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" required disabled></label></form><div class="view"></div>`;
-    const [form, view] = root.children;
+        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="100000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" required disabled></label>`;
+    const { form, show, fail } = attach(root, controls);
     const draw = () => {
         const { model, format, tokens, position, machine } = Object.fromEntries(new FormData(form));
         const own = machine === "own";
         for (const name of ["read", "peak"]) form.elements[name].disabled = !own;
-        for (const output of form.querySelectorAll("output")) output.value = String(2 ** form.elements[output.htmlFor].value);
         const wrong = complaint(form);
-        say(wrong ?? "");
-        view.toggleAttribute("data-stale", wrong !== null);
-        if (wrong !== null) return;
+        if (wrong !== null) return fail(wrong);
         const limit = (name) => (own ? form.elements[name].valueAsNumber * 1e9 : null);
         // A pass ends at a place that the model has, and its tokens fit before it.
         const last = Math.min(Math.max(2 ** position, 2 ** tokens), all.models[model].context);
         const pass = { tokens: Math.min(2 ** tokens, last), position: last };
-        form.querySelector('output[for="position"]').value = String(pass.position);
-        form.querySelector('output[for="tokens"]').value = String(pass.tokens);
-        view.innerHTML = render(all, { model: Number(model), format, ...pass, read: limit("read"), peak: limit("peak") });
+        for (const name of ["tokens", "position"]) means(form.elements[name], String(pass[name]));
+        show(render(all, { model: Number(model), format, ...pass, read: limit("read"), peak: limit("peak") }));
     };
-    form.onsubmit = (event) => event.preventDefault();
     form.oninput = draw;
     draw();
 }

@@ -1,6 +1,7 @@
 // A threadgroup of a Metal kernel, step by step: which lane touches which address, and where threads wait for each other. The steps were
 // recorded by the stand-in that runs our kernels without a Mac (crates/metal-standin).
 
+import { attach } from "./form.js";
 import { escape, table, th } from "./html.js";
 
 export const title = "A threadgroup, step by step";
@@ -84,35 +85,28 @@ export function render(trace, { simdgroup, step } = DEFAULT) {
         if (i === now) cells.className = "current";
         return cells;
     });
-    return (
+    const view =
         `<p class="small">SIMD-group ${simdgroup} of ${trace.threads / LANES}: 32 of the ${trace.threads} threads that norm a row of ${trace.columns} values in <code>${escape(trace.source)}</code>. ` +
         `In each box a lane, and the byte that it touches.</p>` +
         `<div class="lanes" aria-hidden="true">${lanes.join("")}</div>` +
-        `<p class="now" role="status">Step ${now + 1} of ${steps.length}${current.line ? `, line ${current.line}: ${code(current.line)}` : ""}<br>${words(trace, current)}</p>` +
-        `<details><summary>All steps as a table</summary>${table(`What SIMD-group ${simdgroup} does, in order`, ["step", "source line", "does", "memory", "lanes", `lines of ${LINE} bytes`], rows)}</details>`
-    );
+        `<details><summary>All steps as a table</summary>${table(`What SIMD-group ${simdgroup} does, in order`, ["step", "source line", "does", "memory", "lanes", `lines of ${LINE} bytes`], rows)}</details>`;
+    return { now: `Step ${now + 1} of ${steps.length}${current.line ? `, line ${current.line}: ${code(current.line)}` : ""}<br>${words(trace, current)}`, view };
 }
 
 export async function mount(root, { data: trace }) {
-    const state = { ...DEFAULT, open: false };
+    const state = { ...DEFAULT };
     const groups = Array.from({ length: trace.threads / LANES }, (_, i) => `<option${i === state.simdgroup ? " selected" : ""}>${i}</option>`);
-    root.innerHTML =
-        `<form class="controls"><label class="field">SIMD-group <select name="simdgroup">${groups.join("")}</select></label>` +
+    const controls =
+        `<label class="field">SIMD-group <select name="simdgroup">${groups.join("")}</select></label>` +
         `<button type="button" name="first">First</button><button type="button" name="back">Back</button>` +
-        `<button type="button" name="next">Next step</button><button type="button" name="last">Last</button></form><div class="view"></div>`;
-    const [form, view] = root.children;
+        `<button type="button" name="next">Next step</button><button type="button" name="last">Last</button>`;
+    const { form, view, show } = attach(root, controls);
     const steps = () => stepsOf(trace, state.simdgroup);
     state.step = telling(steps());
-    const draw = () => {
-        const open = view.querySelector("details")?.open ?? false;
-        view.innerHTML = render(trace, state);
-        view.querySelector("details").open = open;
-    };
     const go = (step) => {
         state.step = Math.max(0, Math.min(step, steps().length - 1));
-        draw();
+        show(render(trace, state));
     };
-    form.onsubmit = (event) => event.preventDefault();
     form.elements.simdgroup.oninput = (event) => {
         state.simdgroup = Number(event.target.value);
         go(state.step);
@@ -123,9 +117,7 @@ export async function mount(root, { data: trace }) {
     form.elements.last.onclick = () => go(Infinity);
     view.addEventListener("click", (event) => {
         const cell = event.target.closest("[data-step]");
-        if (!cell) return;
-        go(Number(cell.dataset.step));
-        view.querySelector(`[data-step="${state.step}"]`).focus();
+        if (cell) go(Number(cell.dataset.step));
     });
-    draw();
+    go(state.step);
 }

@@ -54,9 +54,9 @@ function formula(trace, choice) {
     const text = (i) => token(trace.tokens[i].text);
     const products = e.query.slice(0, 3).map((q, i) => `${i === 0 ? f(q) : inner(q)}·${inner(e.key[i])}`);
     return (
-        `<p class="now" role="status">How much ${text(choice.row)} looks at ${text(choice.position)} in layer ${choice.layer}, head ${choice.head}: ` +
+        `How much ${text(choice.row)} looks at ${text(choice.position)} in layer ${choice.layer}, head ${choice.head}: ` +
         `q·k = ${products.join(" + ")} + … (${e.d} products) = ${f(e.dot)}; ÷ √${e.d} = ${f(e.score)}; ` +
-        `exp(${f(e.score)} − ${inner(e.max)}) ÷ ${f(e.sum)} = <b>${percent(e.shown)}</b></p>`
+        `exp(${f(e.score)} − ${inner(e.max)}) ÷ ${f(e.sum)} = <b>${percent(e.shown)}</b>`
     );
 }
 
@@ -91,17 +91,16 @@ export function render({ trace, layer, head, row, position }) {
             o.values ? o.values.rows[row].slice(0, 4).map(f).join(", ") + ", …" : "",
         ];
     });
-    return (
-        formula(trace, { layer, head, row, position }) +
+    const view =
         table(`Where ${JSON.stringify(trace.tokens[row].text)} looks: layer ${layer}, head ${head}, and the other heads`, ["position", ...heads.map((h) => `head ${h}`)], cells) +
         table(`What comes after ${JSON.stringify(trace.tokens[row].text)}, if the layers so far were all (logit lens)`, ["after", "first", "second", "third"], lens) +
-        table(`The operations of layer ${layer}`, ["operation", "tensor", "out", "work", "read", "values of this token"], steps)
-    );
+        table(`The operations of layer ${layer}`, ["operation", "tensor", "out", "work", "read", "values of this token"], steps);
+    return { now: formula(trace, { layer, head, row, position }), view };
 }
 
 export const data = async (ask) => ({ trace: await ask(request(DEFAULT.text)), layer: DEFAULT.layer, head: DEFAULT.head });
 
-export async function mount(root, { ask, say }) {
+export async function mount(root, { ask }) {
     const state = { text: null, trace: null, position: undefined };
     const controls =
         `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="120" required></label>` +
@@ -116,30 +115,24 @@ export async function mount(root, { ask, say }) {
         const choice = (name) => Number(form.elements[name].value);
         return render({ ...state, row: choice("row"), layer: choice("layer"), head: choice("head") });
     };
-    const { form, view } = await follow(
-        root,
-        controls,
-        async ({ text }, form) => {
-            if (text !== state.text) {
-                const trace = await ask(request(text));
-                const first = state.trace === null;
-                Object.assign(state, { text, trace, position: undefined });
-                options(form.elements.row, trace.tokens.map((t, i) => `${i} ${JSON.stringify(t.text)}`), trace.tokens.length - 1);
-                if (first) {
-                    const count = (n) => Array.from({ length: n }, (_, i) => String(i));
-                    options(form.elements.layer, count(trace.config.num_hidden_layers), DEFAULT.layer);
-                    options(form.elements.head, count(trace.config.num_attention_heads), DEFAULT.head);
-                }
+    const { form, view, show } = await follow(root, controls, async ({ text }, form) => {
+        if (text !== state.text) {
+            const trace = await ask(request(text));
+            const first = state.trace === null;
+            Object.assign(state, { text, trace, position: undefined });
+            options(form.elements.row, trace.tokens.map((t, i) => `${i} ${JSON.stringify(t.text)}`), trace.tokens.length - 1);
+            if (first) {
+                const count = (n) => Array.from({ length: n }, (_, i) => String(i));
+                options(form.elements.layer, count(trace.config.num_hidden_layers), DEFAULT.layer);
+                options(form.elements.head, count(trace.config.num_attention_heads), DEFAULT.head);
             }
-            return draw(form);
-        },
-        { say },
-    );
+        }
+        return draw(form);
+    });
     for (const name of ["row", "layer", "head"]) form.elements[name].addEventListener("change", () => (state.position = undefined));
     const choose = (position) => {
         state.position = position;
-        view.innerHTML = draw(form);
-        view.querySelector(`[data-position="${position}"]`)?.focus();
+        show(draw(form));
     };
     view.addEventListener("click", (event) => {
         const cell = event.target.closest("[data-position]");

@@ -1,5 +1,5 @@
-// The widgets there are. Each is a file with `title`, `data(ask)`, what its default frame shows, `render(data)`, that frame as HTML,
-// and `mount(root, page)`, the same with controls.
+// The widgets there are. Each is a file with `title`, `data(ask, record)`, what its default frame shows, `render(data)`, that frame as
+// `{now, view}`, its status line and all else as HTML, and `mount(root, page)`, the same with controls.
 
 export const WIDGETS = {
     story: () => import("./story.js"),

@@ -1,5 +1,5 @@
-// The course in a browser: each widget starts, is used with the keyboard alone, and says what it should; nothing is logged as an error;
-// without JavaScript its frame is there. And the module's answers in a browser are those of the engine of this machine.
+// The course in a browser: each widget starts, is used with the keyboard alone, and says what it should; every page is read without
+// JavaScript and at a phone's width; nothing is logged as an error. And the module's answers are those of the engine of this machine.
 // tools/test-browser runs it: PLAYWRIGHT is playwright-core's directory, CHROMIUM the browser, BIN the directory of fs-live.
 
 import assert from "node:assert/strict";
@@ -19,17 +19,24 @@ const TYPES = { html: "text/html", js: "text/javascript", css: "text/css", json:
 /** What pages may weigh, packed: the engine with its model, and all else that a page with a widget loads. */
 const ENGINE_BUDGET = 8_000_000;
 const PAGE_BUDGET = 700_000;
+/** The least that a target measures, in both directions, in CSS pixels (WCAG 2.2, 2.5.8), and how wide a phone is. */
+const TARGET = 24;
+const PHONE = { width: 360, height: 740 };
+/** What the keyboard reaches. */
+const FOCUSABLE = ':is(a[href], button, input:not([type="hidden"]), select, summary, [tabindex="0"]):not(:disabled)';
 
 /** A file that the server has trouble with. */
 let refused = null;
+/** The site lies below its host's root, as where it is published. */
 const server = createServer(async (request, response) => {
-    const name = decodeURIComponent(new URL(request.url, "http://x").pathname);
+    const name = decodeURIComponent(new URL(request.url, "http://x").pathname).replace(/^\/fs\//, "");
     if (name === refused) return response.writeHead(503).end();
+    const type = TYPES[name.split(".").pop()] ?? "application/octet-stream";
     try {
-        const body = await readFile(SITE + (name.endsWith("/") ? `${name}index.html` : name));
-        response.writeHead(200, { "content-type": TYPES[name.split(".").pop()] ?? "application/octet-stream" }).end(body);
+        const body = await readFile(SITE + name);
+        response.writeHead(200, { "content-type": type }).end(body);
     } catch {
-        response.writeHead(404).end();
+        response.writeHead(404, { "content-type": "text/html" }).end(await readFile(`${SITE}404.html`));
     }
 });
 let browser, url;
@@ -38,12 +45,12 @@ const pages = {};
 /** All pages. */
 let all = [];
 before(async () => {
-    all = (await readdir(SITE)).filter((file) => file.endsWith(".html") && !["404.html", "print.html", "toc.html"].includes(file)).toSorted();
+    all = (await readdir(SITE)).filter((file) => file.endsWith(".html") && !["print.html", "toc.html"].includes(file)).toSorted();
     for (const file of all) {
         for (const [, name] of (await readFile(SITE + file, "utf8")).matchAll(/data-live="(\w+)"/g)) pages[name] ??= file;
     }
     await new Promise((go) => server.listen(0, "127.0.0.1", go));
-    url = `http://127.0.0.1:${server.address().port}/`;
+    url = `http://127.0.0.1:${server.address().port}/fs/`;
     browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
 });
 after(async () => {
@@ -80,7 +87,7 @@ function widget(name, what, body) {
     test(`${name}: ${what}`, async () => {
         assert.ok(name in pages, `no page shows ${name}`);
         const { page, errors, close } = await open(pages[name]);
-        const before = (await page.locator(`[data-live="${name}"] .frame`).textContent()).trim();
+        const before = (await page.locator(`[data-live="${name}"] .view`).textContent()).trim();
         await body({ page, before, root: await wake(page, name) });
         assert.deepEqual(errors, []);
         await close();
@@ -90,7 +97,7 @@ function widget(name, what, body) {
 widget("story", "the same seed tells the story that was told when the site was built", async ({ root, before }) => {
     await root.locator('.story[aria-busy="false"]').waitFor({ timeout: 60_000 });
     assert.ok((await root.locator(".story").textContent()).startsWith(before));
-    assert.match(await root.locator('[role="status"]').textContent(), /\d+ tokens, \d+ a second/);
+    assert.match(await root.locator(".now").textContent(), /^\d+ tokens decoded, \d+ a second$/);
 });
 
 widget("story", "another seed tells another, and it can be stopped", async ({ page, root, before }) => {
@@ -148,7 +155,7 @@ widget("file", "opens a tensor and a value of it", async ({ page, root }) => {
     await root.getByText("model.layers.0.input_layernorm.weight value 0").waitFor();
     await root.locator('[data-value="3"]').focus();
     await page.keyboard.press("Enter");
-    assert.match(await root.locator(".now").textContent(), /value 3: bytes \d+ and \d+ are [0-9a-f]{2} [0-9a-f]{2}/);
+    assert.match(await root.locator(".now").textContent(), /value 3: bytes [\d,]+ and [\d,]+ are [0-9a-f]{2} [0-9a-f]{2}/);
     assert.ok(await root.locator('[data-value="3"]').evaluate((button) => button === document.activeElement));
 });
 
@@ -186,44 +193,124 @@ widget("stepper", "goes to the barrier, step by step", async ({ page, root }) =>
     assert.match(await root.locator(".now").textContent(), /Step (\d+) of \1,/);
 });
 
-test("a phone's width is enough for every page", async () => {
-    const { page, errors, close } = await open("index.html", { viewport: { width: 360, height: 740 } });
-    for (const file of all) {
-        await page.goto(url + file);
-        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-        assert.ok(overflow <= 0, `${file}: ${overflow} pixels too wide`);
+/** Each widget's step: what has the focus, and the key that is pressed. */
+const STEPS = {
+    story: ["[name=temperature]", "Enter"],
+    bpe: ["[name=next]", "Enter"],
+    logits: ["[name=temperature]", "Home"],
+    ledger: ["[name=generate]", "ArrowRight"],
+    tracer: ['[data-position="2"]', "Enter"],
+    file: ['[data-value="3"]', "Enter"],
+    microscope: ["[name=format]", "Home"],
+    roofline: ["[name=tokens]", "End"],
+    stepper: ["[name=next]", "Enter"],
+};
+
+/** How far a page reaches over its right edge. */
+const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+
+/** Targets below `root` that are too small: a link in a line of text is as high as the line, and exempt. */
+const small = (root) =>
+    root.locator(FOCUSABLE).evaluateAll((all, least) => {
+        const inText = (element) => element.matches("a") && getComputedStyle(element).display === "inline";
+        const seen = all.filter((element) => !inText(element) && !element.matches(".skip, main") && element.checkVisibility());
+        return seen.filter((element) => Math.min(element.offsetWidth, element.offsetHeight) < least).map((element) => `${element.outerHTML.slice(0, 80)} ${element.offsetWidth} × ${element.offsetHeight}`);
+    }, TARGET);
+
+for (const [name, [control, key]] of Object.entries(STEPS)) {
+    test(`${name} on a phone: one status line that stays, the focus where it was and seen, targets large enough`, async () => {
+        const { page, errors, close } = await open(pages[name], { viewport: PHONE });
+        const status = page.locator(`[data-live="${name}"] :is([role="status"], output)`);
+        assert.equal(await status.count(), 1);
+        await status.evaluate((node) => (globalThis.statusLine = node));
+        const root = await wake(page, name);
+        // A story speaks when it is over.
+        if (name === "story") await root.getByText("a second").waitFor({ timeout: 60_000 });
+        assert.ok((await overflow(page)) <= 0, `${pages[name]}: ${await overflow(page)} pixels too wide`);
+        const before = await status.textContent();
+        await root.locator(control).focus();
+        await page.keyboard.press(key);
+        await page.waitForFunction((before) => globalThis.statusLine.textContent !== before, before);
+        assert.equal(await status.count(), 1);
+        assert.ok(await status.evaluate((node) => node === globalThis.statusLine), "the status line is another node");
+        assert.ok(await root.locator(control).evaluate((node) => node === document.activeElement), "the focus went elsewhere");
+        for (const details of await root.locator("summary").all()) await details.press("Enter");
+        assert.deepEqual(await small(root), []);
+        for (const colorScheme of ["light", "dark"]) {
+            await page.emulateMedia({ colorScheme });
+            const unseen = await root.locator(FOCUSABLE).evaluateAll((all) => {
+                const rings = all.filter((element) => {
+                    element.focus();
+                    const { outlineStyle, outlineWidth } = getComputedStyle(element);
+                    return document.activeElement !== element || outlineStyle === "none" || Number.parseFloat(outlineWidth) < 2;
+                });
+                return rings.map((element) => element.outerHTML.slice(0, 80));
+            });
+            assert.deepEqual(unseen, [], `no ring in ${colorScheme}`);
+        }
+        assert.deepEqual(errors, []);
+        await close();
+    });
+}
+
+test("without JavaScript, at a phone's width, the course can be read from its first page to its last", async () => {
+    assert.deepEqual(Object.keys(pages).toSorted(), Object.keys(WIDGETS).toSorted());
+    const { page, errors, close } = await open("index.html", { viewport: PHONE, javaScriptEnabled: false });
+    const read = [];
+    for (;;) {
+        const path = page.url().slice(url.length);
+        read.push(path);
+        assert.equal(await page.locator("h1:visible").count(), 1, path);
+        assert.ok((await page.locator("main").innerText()).length > 400, `${path}: hardly any text`);
+        // Nothing that only a script could answer, and all chapters one press away.
+        assert.deepEqual(await page.locator("button:enabled:visible").allTextContents(), [], path);
+        assert.ok(await page.locator(`nav.contents a[href$="m4-kv-cache.html"]`).isVisible(), path);
+        for (const frame of await page.locator(".live .frame").all()) {
+            assert.ok((await frame.innerText()).length > 150, path);
+        }
+        const wide = (await page.locator("html").boundingBox()).width;
+        const widest = await page.locator("body > *").evaluateAll((all) => Math.max(...all.map((one) => one.scrollWidth)));
+        assert.ok(Math.max(wide, widest) <= PHONE.width, `${path}: ${widest} wide`);
+        const next = page.locator('a[rel="next"]');
+        if ((await next.count()) === 0) break;
+        await Promise.all([page.waitForURL((to) => !to.href.endsWith(path)), next.click()]);
     }
+    assert.deepEqual(read.toSorted(), all.filter((file) => file !== "404.html"));
     assert.deepEqual(errors, []);
     await close();
 });
 
-test("a phone's width is enough, before and after a widget starts", async () => {
-    for (const [name, path] of Object.entries(pages)) {
-        const { page, errors, close } = await open(path, { viewport: { width: 360, height: 740 } });
-        const overflow = () => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-        assert.ok((await overflow()) <= 0, `${path}: ${await overflow()} pixels too wide`);
-        await wake(page, name);
-        assert.ok((await overflow()) <= 0, `${path}, ${name} awake: ${await overflow()} pixels too wide`);
-        assert.deepEqual(errors, []);
-        await close();
+test("every page at a phone's width: nothing wider, targets large enough, little to load", async () => {
+    const { files } = JSON.parse(await readFile(`${SITE}live/manifest.json`));
+    const engine = files.reduce((sum, file) => sum + file.bytes, 0);
+    assert.ok(engine > 0 && engine <= ENGINE_BUDGET, `the engine: ${engine} bytes`);
+    const { page, errors, weight, close } = await open("index.html", { viewport: PHONE });
+    // Each page is weighed as a reader's first.
+    const network = await page.context().newCDPSession(page);
+    await network.send("Network.setCacheDisabled", { cacheDisabled: true });
+    for (const path of all) {
+        await page.goto(url + path, { waitUntil: Object.values(pages).includes(path) ? "networkidle" : "load" });
+        assert.ok((await overflow(page)) <= 0, `${path}: ${await overflow(page)} pixels too wide`);
+        const bytes = await weight();
+        assert.ok(bytes > 10_000 && bytes <= PAGE_BUDGET, `${path}: ${bytes} bytes`);
+        await page.locator(".contents summary").press("Enter");
+        assert.deepEqual(await small(page.locator("body")), [], path);
+        assert.deepEqual(errors, [], path);
     }
+    await close();
 });
 
-test("without JavaScript every widget's frame is there, and no button that does nothing", async () => {
-    assert.deepEqual(Object.keys(pages).toSorted(), Object.keys(WIDGETS).toSorted());
-    for (const [name, path] of Object.entries(pages)) {
-        const { page, close } = await open(path, { javaScriptEnabled: false });
-        const frame = page.locator(`[data-live="${name}"] .frame`);
-        assert.ok((await frame.textContent()).length > 150, name);
-        assert.ok(await frame.isVisible(), name);
-        assert.equal(await page.locator(`[data-live="${name}"] .wake`).count(), 0);
-        await close();
-    }
+test("a place that is not there says so, in the course's looks", async () => {
+    const { page, close } = await open("deeper/nowhere.html", { viewport: PHONE });
+    assert.ok(await page.getByRole("heading", { level: 1 }).isVisible());
+    assert.ok((await overflow(page)) <= 0);
+    assert.equal(await page.locator(".brand").evaluate((link) => link.href), `${url}index.html`);
+    await close();
 });
 
 test("an engine that cannot be loaded is said, and the frame stays", async () => {
     const { page, close } = await open(pages.bpe);
-    refused = "/live/fs.wasm.gz";
+    refused = "live/fs.wasm.gz";
     const root = page.locator('[data-live="bpe"]');
     await root.locator(".wake button").click();
     try {
@@ -288,18 +375,6 @@ test("the theme changes by keyboard and is remembered", async () => {
     assert.equal(await ground(), dark);
     assert.equal(await page.locator("#theme").textContent(), "Theme:\u00a0dark");
     await close();
-});
-
-test("pages weigh little, and nothing large comes before it is asked for", async () => {
-    const { files } = JSON.parse(await readFile(`${SITE}live/manifest.json`));
-    const engine = files.reduce((sum, file) => sum + file.bytes, 0);
-    assert.ok(engine > 0 && engine <= ENGINE_BUDGET, `the engine: ${engine} bytes`);
-    for (const path of all) {
-        const { weight, close } = await open(path);
-        const bytes = await weight();
-        assert.ok(bytes > 10_000 && bytes <= PAGE_BUDGET, `${path}: ${bytes} bytes`);
-        await close();
-    }
 });
 
 test("pictures", { skip: !process.env.SHOTS && "only with --shots DIR" }, async () => {

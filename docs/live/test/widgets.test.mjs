@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
-import { escape, number, percent } from "../html.js";
+import { escape, frame as whole, number, percent } from "../html.js";
 import * as bpe from "../bpe.js";
 import * as file from "../file.js";
 import { bf16, parts } from "../file.js";
@@ -25,14 +25,14 @@ const map = await record("file");
 test("text is HTML only after it has been escaped", () => {
     assert.equal(escape(`<img src=x onerror="a('b')">&`), "&lt;img src=x onerror=&quot;a(&#39;b&#39;)&quot;&gt;&amp;");
     const bad = "<script>alert(1)</script>";
-    const frame = bpe.render({ trace: fs.ask({ command: "tokenize", text: bad }), step: 0 });
+    const frame = whole(bpe.render({ trace: fs.ask({ command: "tokenize", text: bad }), step: 0 }));
     assert.ok(!frame.includes("<script"), frame);
-    const rows = logits.render(fs.ask(logits.request({ ...logits.DEFAULT, text: bad })));
+    const rows = whole(logits.render(fs.ask(logits.request({ ...logits.DEFAULT, text: bad }))));
     assert.ok(!rows.includes("<script"), rows);
     const trace = fs.ask(tracer.request(bad));
-    assert.ok(!tracer.render({ trace, layer: 0, head: 0 }).includes("<script"));
-    assert.ok(!ledger.render(fs.ask(ledger.request({ text: bad, generate: 1 }))).includes("<script"));
-    assert.ok(!story.render({ prompt: bad, story: bad }).includes("<script"));
+    assert.ok(!whole(tracer.render({ trace, layer: 0, head: 0 })).includes("<script"));
+    assert.ok(!whole(ledger.render(fs.ask(ledger.request({ text: bad, generate: 1 })))).includes("<script"));
+    assert.ok(!whole(story.render({ prompt: bad, story: bad, decoded: 1 })).includes("<script"));
 });
 
 test("numbers keep three digits", () => {
@@ -93,7 +93,7 @@ test("the ledger's cache grows by a token a pass, and pays", () => {
         assert.equal(pass.bytes.kv_read, (pass.start + pass.tokens) * trace.kv_bytes_per_token);
         assert.ok(pass.flop <= pass.flop_without_cache);
     }
-    assert.match(ledger.render(trace), /times<\/b> as much/);
+    assert.match(ledger.render(trace).now, /times<\/b> as much/);
 });
 
 test("bits become the number that the engine reads", () => {
@@ -113,7 +113,7 @@ test("a code, its scale and its minimum are what comes back", async () => {
                 const back = one.scales[Math.floor(i / one.sub)] * one.codes[i] - one.minima[Math.floor(i / one.sub)];
                 assert.ok(Math.abs(back - one.restored[i]) <= 1e-6, `${one.format} ${i}`);
             }
-            for (let sub = 0; sub < 8; sub++) assert.ok(!/undefined|NaN/.test(microscope.render(all, { place, format: one.format, sub })));
+            for (let sub = 0; sub < 8; sub++) assert.ok(!/undefined|NaN/.test(whole(microscope.render(all, { place, format: one.format, sub }))));
         }
     }
 });
@@ -126,7 +126,7 @@ test("the roofline's bound is the slower of reading and computing", async () => 
     const many = roofline.place(all, { ...roofline.DEFAULT, tokens: 512 });
     assert.equal(many.bound, "arithmetic");
     assert.ok(many.rate < many.top / all.models[1].per_token);
-    for (const model of all.models.keys()) assert.ok(!/undefined|NaN/.test(roofline.render(all, { ...roofline.DEFAULT, model })));
+    for (const model of all.models.keys()) assert.ok(!/undefined|NaN/.test(whole(roofline.render(all, { ...roofline.DEFAULT, model }))));
     // Decoding was measured below its bound.
     for (const { phase, format, tokens, tokens_per_second: rate } of all.machine.points) {
         if (phase === "decode") assert.ok(rate < roofline.place(all, { ...roofline.DEFAULT, format, position: tokens }).rate);
@@ -141,7 +141,7 @@ test("each lane of a threadgroup is where the stand-in saw it", async () => {
         assert.equal(steps.filter((step) => step.does === "barrier").length, 1);
         for (const [step, one] of steps.entries()) {
             if (one.line) assert.ok(all.text[one.line - 1].trim() !== "", `line ${one.line} is empty`);
-            assert.ok(!/undefined|NaN/.test(stepper.render(all, { simdgroup, step })));
+            assert.ok(!/undefined|NaN/.test(whole(stepper.render(all, { simdgroup, step }))));
             if (one.memory === undefined) continue;
             for (const at of stepper.offsets(one)) if (at !== null) (bytes[one.does][one.memory] ??= new Set()).add(at);
         }
