@@ -39,7 +39,7 @@ Examples:
   fs perplexity story.txt
   fs perplexity wiki.test.raw --model qwen3-0.6b --context 2048 --stride 512 --json
   fs perplexity story.txt --model build/small --against stories
-  fs perplexity story.txt --against stories --against-kv f16 --kv q8    a cache of 8 bits")]
+  fs perplexity story.txt --kv q8 --against-kv f16                        what a cache of 8 bits costs")]
 pub struct Args {
     /// The text, in UTF-8; `-` reads stdin
     file: PathBuf,
@@ -57,8 +57,8 @@ pub struct Args {
     /// Element type of the KV cache: f16, f32 or q8
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     kv: KvDType,
-    /// Element type of the reference's KV cache [default: that of --kv]
-    #[arg(long, requires = "against", value_name = "TYPE")]
+    /// Element type of the reference's KV cache [default: that of --kv]; without --against the reference is the model itself
+    #[arg(long, value_name = "TYPE")]
     against_kv: Option<KvDType>,
     /// One JSON object instead of a table
     #[arg(long)]
@@ -80,7 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let engine = args.model.load()?;
     let reference = match &args.against {
         Some(name) => Some(common::load(&ModelSource::resolve(Some(name))?, &args.model.device)?),
-        None => None,
+        None => args.against_kv.map(|_| engine.clone()),
     };
     let ids = perplexity::tokenize(&engine, reference.as_ref(), &text)?;
     let options = PerplexityOptions {
