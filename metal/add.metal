@@ -22,6 +22,7 @@ kernel void add(
 }
 // ANCHOR_END: add
 
+// ANCHOR: add_bias
 struct BiasShape {
     uint len;
     uint columns;
@@ -37,3 +38,4 @@ kernel void add_bias(
         x[i] += bias[i % shape.columns];
     }
 }
+// ANCHOR_END: add_bias

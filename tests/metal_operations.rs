@@ -41,6 +41,7 @@ fn values<B: Backend>(backend: &B, buffer: &B::Buffer, len: usize) -> Vec<f32> {
     values
 }
 
+// ANCHOR: check
 /// Runs the same program on a backend and on the reference, and compares what they return.
 macro_rules! check {
     ($what:expr, $name:literal, |$b:ident| $body:expr) => {{
@@ -59,6 +60,7 @@ macro_rules! check {
         }
     }};
 }
+// ANCHOR_END: check
 
 #[test]
 fn linear() {

@@ -139,13 +139,12 @@ struct Buffers<B: Backend> {
     x: B::Buffer,       // [tokens, hidden]
     h: B::Buffer,       // [tokens, hidden]
     cos_sin: B::Buffer, // [tokens, head_dim]
-    q: B::Buffer,       // [tokens, heads * head_dim]
     k: B::Buffer,       // [tokens, kv_heads * head_dim]
     v: B::Buffer,       // [tokens, kv_heads * head_dim]
-    mixed: B::Buffer,   // [tokens, heads * head_dim]
-    gate: B::Buffer,    // [tokens, intermediate]
-    up: B::Buffer,      // [tokens, intermediate]
-    logits: B::Buffer,  // [1, vocab]; more rows get a buffer of their own
+    // First q and what attention mixes, [tokens, heads * head_dim]; then gate and up, [tokens, intermediate]: the widest there
+    // are, and a block never needs both pairs.
+    wide: [B::Buffer; 2],
+    logits: B::Buffer, // [1, vocab]; more rows get a buffer of their own
 }
 
 /// The forward pass: `input` at positions `start..start + input.len()`, whose keys and values it adds to `cache`.
@@ -153,7 +152,7 @@ struct Buffers<B: Backend> {
 /// Returns what `wanted` names; the cache must have room.
 fn forward<B: Backend>(
     Qwen3 { backend: b, config: c, weights, rope }: &Qwen3<B>,
-    Buffers { x, h, cos_sin, q, k, v, mixed, gate, up, logits, .. }: &mut Buffers<B>,
+    Buffers { x, h, cos_sin, k, v, wide, logits, .. }: &mut Buffers<B>,
     cache: &mut B::KvCache,
     start: usize,
     input: Input<'_>,
@@ -180,6 +179,7 @@ fn forward<B: Backend>(
     for (layer, w) in weights.layers.iter().enumerate() {
         let at = CachePosition { layer, start, tokens: n };
 
+        let [q, mixed] = &mut *wide;
         let projections = [&w.q_proj, &w.k_proj, &w.v_proj]; //            [n, (kv_)heads * head_dim]
         b.norm_linear_qkv([q, k, v], h, x, &w.input_layernorm, eps, projections, n);
         if let Some([q_bias, k_bias, v_bias, _]) = &w.biases {
@@ -198,8 +198,9 @@ fn forward<B: Backend>(
             }
         }
 
-        let (projections, wide) = ([&w.gate_proj, &w.up_proj], c.intermediate_size); // [n, intermediate]
-        b.norm_linear_swiglu([gate, up], h, x, &w.post_attention_layernorm, eps, projections, n, wide);
+        let [gate, up] = &mut *wide;
+        let (projections, width) = ([&w.gate_proj, &w.up_proj], c.intermediate_size); // [n, intermediate]
+        b.norm_linear_swiglu([gate, up], h, x, &w.post_attention_layernorm, eps, projections, n, width);
         b.linear_add(x, h, gate, &w.down_proj, n, hidden); //              [n, hidden]
         look(Stage::Block(layer), x, n * hidden)?;
     }
@@ -356,12 +357,9 @@ impl<B: Backend> Qwen3<B> {
             x: b.buffer(tokens * c.hidden_size),
             h: b.buffer(tokens * c.hidden_size),
             cos_sin: b.buffer(tokens * c.head_dim),
-            q: b.buffer(tokens * q_dim),
             k: b.buffer(tokens * kv_dim),
             v: b.buffer(tokens * kv_dim),
-            mixed: b.buffer(tokens * q_dim),
-            gate: b.buffer(tokens * c.intermediate_size),
-            up: b.buffer(tokens * c.intermediate_size),
+            wide: [(); 2].map(|()| b.buffer(tokens * q_dim.max(c.intermediate_size))),
             logits: b.buffer(c.vocab_size),
         }
     }

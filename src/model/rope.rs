@@ -73,8 +73,8 @@ impl Rope {
         }
         out
     }
+    // ANCHOR_END: cos_sin
 }
-// ANCHOR_END: cos_sin
 
 #[cfg(test)]
 mod tests {

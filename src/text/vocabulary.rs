@@ -5,13 +5,14 @@ use std::collections::HashMap;
 /// Keys up to this length fit into a [`ShortKey`]; nine in ten pieces of English text do, and most tokens.
 pub const SHORT: usize = 15;
 
-/// Up to 15 bytes and their count in one integer: equal keys mean equal bytes, and comparing them is one instruction.
+/// Up to 15 bytes and their count in two words: equal keys mean equal bytes, and comparing them is a few instructions. One
+/// integer of 16 bytes would be aligned to as many, and a [`Slot`] would have 12 bytes of nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ShortKey(u128);
+pub struct ShortKey([u64; 2]);
 
 impl ShortKey {
     /// No bytes; no token has this key.
-    pub const EMPTY: ShortKey = ShortKey(0);
+    pub const EMPTY: ShortKey = ShortKey([0; 2]);
 
     /// The key of `text[range]`, whose length is at most [`SHORT`].
     #[inline(always)]
@@ -30,13 +31,13 @@ impl ShortKey {
                 u128::from_le_bytes(narrow)
             }
         };
-        ShortKey(bytes | (length as u128) << 120)
+        ShortKey([bytes as u64, (bytes >> 64) as u64 | (length as u64) << 56])
     }
 
     /// Mixes all bits into 64: the two halves multiplied, and the product's halves folded together.
     #[inline(always)]
     pub fn hash(self) -> u64 {
-        fold(self.0 as u64 ^ 0x9E37_79B9_7F4A_7C15, (self.0 >> 64) as u64 ^ 0xD1B5_4A32_D192_ED03)
+        fold(self.0[0] ^ 0x9E37_79B9_7F4A_7C15, self.0[1] ^ 0xD1B5_4A32_D192_ED03)
     }
 }
 

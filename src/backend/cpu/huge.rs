@@ -6,7 +6,7 @@
 //! to memory that holds whole ones: a model's matrices are smaller, so many of them share a [`Chunk`].
 
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 /// Bytes of a chunk: many huge pages, of which only the last is not filled. What is not written takes no memory, but on wasm,
 /// which has no huge pages either.
@@ -19,8 +19,8 @@ pub type Chunk = Arc<RwLock<HugeBytes>>;
 /// Hands out parts of chunks.
 #[derive(Default)]
 pub struct Arena {
-    /// The chunk that is being filled, and how much of it is taken.
-    open: Mutex<Option<(Chunk, usize)>>,
+    /// Chunks and how much of each is taken; the last is being filled. Those whose parts are gone are gone.
+    chunks: Mutex<Vec<(Weak<RwLock<HugeBytes>>, usize)>>,
 }
 
 /// A part of a chunk.
@@ -32,21 +32,36 @@ pub struct Part {
 impl Arena {
     /// `len` zeros at an address that is a multiple of 64.
     pub fn take(&self, len: usize) -> Part {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let (chunk, taken) = match open.take() {
-            Some((chunk, taken)) if taken + len <= CHUNK => (chunk, taken),
-            _ => (Arc::new(RwLock::new(HugeBytes::zeroed(len.max(CHUNK)))), 0),
-        };
-        let range = taken..taken + len;
-        *open = Some((chunk.clone(), range.end.next_multiple_of(64)));
-        Part { chunk, range }
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((chunk, taken)) = chunks.last_mut()
+            && taken.next_multiple_of(64) + len <= CHUNK
+            && let Some(chunk) = chunk.upgrade()
+        {
+            let range = taken.next_multiple_of(64)..taken.next_multiple_of(64) + len;
+            *taken = range.end;
+            return Part { chunk, range };
+        }
+        let chunk = Arc::new(RwLock::new(HugeBytes::zeroed(len.max(CHUNK))));
+        chunks.push((Arc::downgrade(&chunk), len));
+        Part { chunk, range: 0..len }
     }
+
+    /// The chunks that there are, and how many bytes of each are taken.
+    pub fn chunks(&self) -> Vec<(Chunk, usize)> {
+        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        chunks.iter().filter_map(|(chunk, taken)| Some((chunk.upgrade()?, *taken))).collect()
+    }
+}
+
+/// The chunk, to read.
+pub fn read(chunk: &Chunk) -> RwLockReadGuard<'_, HugeBytes> {
+    chunk.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Part {
     /// The chunk, to read; this part of it is [`range`](Self::range).
     pub fn read(&self) -> RwLockReadGuard<'_, HugeBytes> {
-        self.chunk.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.chunk)
     }
 
     /// The chunk, to write; nobody reads any part of it meanwhile.

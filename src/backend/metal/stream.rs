@@ -46,10 +46,12 @@ pub(super) struct Grid {
 }
 
 impl Grid {
+    // ANCHOR: threads
     /// At least `threads` threads, in threadgroups of 256; the kernel leaves out those that are too many.
     pub(super) fn threads(threads: usize) -> Self {
         Self { groups: [threads.div_ceil(256), 1, 1], threads: 256 }
     }
+    // ANCHOR_END: threads
 
     /// This many threadgroups of so many threads.
     pub(super) fn groups(x: usize, y: usize, threads: usize) -> Self {
@@ -121,6 +123,7 @@ impl Stream {
             open.written.clear();
             self.counters.barriers += 1;
         }
+        // ANCHOR: dispatch
         open.encoder.set_pipeline(&pipeline.state);
         for (index, argument) in (0..).zip(arguments) {
             match argument {
@@ -139,6 +142,7 @@ impl Stream {
         let [width, height, depth] = groups.map(|n| n as u64);
         let threads = Size { width: threads as u64, height: 1, depth: 1 };
         open.encoder.dispatch_threadgroups(Size { width, height, depth }, threads);
+        // ANCHOR_END: dispatch
         self.counters.dispatches += 1;
         Ok(())
     }
