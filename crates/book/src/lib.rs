@@ -32,6 +32,7 @@ pub mod format;
 pub mod glossary;
 pub mod links;
 pub mod lint;
+mod node;
 mod problem;
 pub mod regions;
 pub mod shell;
