@@ -4,8 +4,20 @@
 // Code in colours.
 for (const code of document.querySelectorAll("pre code")) {
     if (/language-(rust|cpp)/.test(code.className)) hljs.highlightBlock(code);
-    // A block that scrolls can be reached by keyboard.
-    code.parentElement.tabIndex = 0;
+}
+
+// A region that has nothing to scroll is no stop for the keyboard, and no place of its own.
+{
+    const measure = (all) => {
+        for (const { target: region } of all) {
+            const scrolls = region.scrollWidth > region.clientWidth;
+            if (scrolls) region.tabIndex = 0;
+            else region.removeAttribute("tabindex");
+            region.setAttribute("role", scrolls ? "region" : "group");
+        }
+    };
+    const observer = new ResizeObserver(measure);
+    for (const region of document.querySelectorAll(".wide")) observer.observe(region);
 }
 
 // The chapter that is open, marked and scrolled to.

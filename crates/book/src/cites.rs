@@ -53,7 +53,14 @@ impl Cites {
     /// `table` is the text of `docs/cites.toml`.
     pub fn new(table: &str) -> Result<Self, String> {
         let order: toml::Table = toml::from_str(table).map_err(|error| error.to_string())?;
-        let sources = toml::from_str(table).map_err(|error| error.to_string())?;
+        let sources: BTreeMap<String, Source> = toml::from_str(table).map_err(|error| error.to_string())?;
+        for (name, source) in &sources {
+            for (key, entry) in &source.entries {
+                if let Some((_, message)) = crate::lint::typed(0, &entry.topic).next() {
+                    return Err(format!("{name}:{key}: {message}"));
+                }
+            }
+        }
         Ok(Self { sources, order: order.keys().cloned().collect(), uses: RefCell::default() })
     }
 
@@ -154,6 +161,8 @@ link = "https://example.org/code/blob/abc/{path}"
         let cites = Cites::new(TABLE).unwrap();
         assert!(cites.show("film:1", from("a.md")).unwrap_err().contains("no work `film`"));
         assert!(cites.show("book:9", from("a.md")).unwrap_err().contains("no `9`"));
+        let typed = Cites::new(&TABLE.replace("linear layers", "layers of 4096 rows")).err().unwrap();
+        assert!(typed.contains("book:2.1: `4096` is typed by hand"), "{typed}");
         cites.show("book:2.1", from("a.md")).unwrap();
         assert_eq!(cites.unused(), ["code:norm.c#rms", "code:whole.c"]);
     }

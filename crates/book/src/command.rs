@@ -10,6 +10,9 @@ const COMPUTE: [&str; 5] = ["generate", "chat", "logits", "verify", "perplexity"
 /// Commands whose output is the machine.
 const MEASURE: [&str; 3] = ["bench", "devices", "models"];
 
+/// The answer of [`Fs::absent`].
+pub const ABSENT: &str = "there is no program to run";
+
 /// What a command printed.
 #[derive(Clone, Debug, Default)]
 pub struct Printed {
@@ -21,7 +24,7 @@ pub struct Printed {
 
 /// The program beside this one, run in the repository's root and without the user's models and settings.
 pub struct Fs {
-    program: PathBuf,
+    program: Option<PathBuf>,
     root: PathBuf,
     done: RefCell<BTreeMap<String, Printed>>,
 }
@@ -29,7 +32,13 @@ pub struct Fs {
 impl Fs {
     /// `program` is the path of `fs`.
     pub fn new(program: PathBuf, root: &Path) -> Self {
-        Self { program, root: root.to_owned(), done: RefCell::default() }
+        Self { program: Some(program), root: root.to_owned(), done: RefCell::default() }
+    }
+
+    /// One that was not built: whatever it is asked, the answer is [`ABSENT`], and pages show a mark in its place. So
+    /// everything else of them can be checked.
+    pub fn absent(root: &Path) -> Self {
+        Self { program: None, root: root.to_owned(), done: RefCell::default() }
     }
 
     /// One that is not there, for tests.
@@ -60,7 +69,34 @@ impl Fs {
                 "`fs {first}` needs `--backend reference`: the others' last digits depend on the machine"
             ));
         }
-        let output = Command::new(&self.program)
+        let output = self.start(arguments)?;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| format!("`{line}` prints bytes, not text"));
+        let printed = Printed { stdout: text(output.stdout)?, stderr: text(output.stderr)? };
+        if output.status.code() != Some(code) {
+            return Err(format!("`{line}` ended with {}: {}", output.status, printed.stderr.trim()));
+        }
+        self.done.borrow_mut().insert(line.to_owned(), printed.clone());
+        Ok(printed)
+    }
+
+    /// What `fs COMMAND --help` says.
+    pub fn help(&self, command: &str) -> Result<String, String> {
+        let line = format!("fs {command} --help");
+        if let Some(printed) = self.done.borrow().get(&line) {
+            return Ok(printed.stdout.clone());
+        }
+        let output = self.start(&[command.to_owned(), "--help".to_owned()])?;
+        if !output.status.success() {
+            return Err(format!("`fs` has no command `{command}`"));
+        }
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        self.done.borrow_mut().insert(line, Printed { stdout: stdout.clone(), stderr: String::new() });
+        Ok(stdout)
+    }
+
+    fn start(&self, arguments: &[String]) -> Result<std::process::Output, String> {
+        let program = self.program.as_ref().ok_or(ABSENT)?;
+        Command::new(program)
             .args(arguments)
             .current_dir(&self.root)
             .env("FS_MODELS", self.root.join("target/no-models"))
@@ -69,14 +105,7 @@ impl Fs {
             .env("NO_COLOR", "1")
             .env("COLUMNS", "100")
             .output()
-            .map_err(|error| format!("{}: {error}; tools/site builds it", self.program.display()))?;
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| format!("`{line}` prints bytes, not text"));
-        let printed = Printed { stdout: text(output.stdout)?, stderr: text(output.stderr)? };
-        if output.status.code() != Some(code) {
-            return Err(format!("`{line}` ended with {}: {}", output.status, printed.stderr.trim()));
-        }
-        self.done.borrow_mut().insert(line.to_owned(), printed.clone());
-        Ok(printed)
+            .map_err(|error| format!("{}: {error}; tools/site builds it", program.display()))
     }
 }
 
@@ -104,7 +133,7 @@ pub fn keep_lines(text: &str, ranges: &str) -> Result<String, String> {
 }
 
 /// Splits a command line: spaces separate, `'…'` and `"…"` keep together, nothing is expanded.
-fn words(line: &str) -> Result<Vec<String>, String> {
+pub(crate) fn words(line: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {
         match (quote, c) {

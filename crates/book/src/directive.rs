@@ -71,11 +71,14 @@ pub fn replace(
     (out.replace("\\{{", "{{"), problems)
 }
 
-/// The text with each directive's bytes replaced by `x`, so that positions stay what they are.
+/// Where a masked text has a directive.
+pub const MASK: char = '\u{1}';
+
+/// The text with each directive's bytes replaced by [`MASK`] and `x`, so that positions stay what they are.
 pub fn mask(text: &str) -> String {
     let mut masked = text.to_owned();
     for directive in find(text).into_iter().flatten() {
-        masked.replace_range(directive.span.clone(), &"x".repeat(directive.span.len()));
+        masked.replace_range(directive.span.clone(), &format!("{MASK}{}", "x".repeat(directive.span.len() - 1)));
     }
     masked
 }

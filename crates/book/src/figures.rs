@@ -34,8 +34,10 @@ impl Figures {
     ) -> Result<String, String> {
         let (name, captions) = directive::pipes(arguments);
         let [caption] = captions[..] else { return Err("write {{figure NAME | caption}}".into()) };
-        let path = self.directory.join(format!("{name}.svg"));
-        let svg = std::fs::read_to_string(&path).map_err(|error| format!("docs/figures/{name}.svg: {error}"))?;
+        if let Some((_, message)) = crate::lint::typed(0, caption).next() {
+            return Err(message);
+        }
+        let svg = self.source(name)?;
         check(name, &svg).map_err(|error| format!("docs/figures/{name}.svg: {error}"))?;
         let svg = expand(&svg).map_err(|error| format!("docs/figures/{name}.svg: {error}"))?;
         // An empty line would end the HTML block that Markdown sees.
@@ -46,6 +48,12 @@ impl Figures {
             return Err(format!("figure `{name}` is shown twice: link to the first"));
         }
         Ok(html)
+    }
+
+    /// A drawing as it was drawn, with its directives.
+    pub fn source(&self, name: &str) -> Result<String, String> {
+        let path = self.directory.join(format!("{name}.svg"));
+        std::fs::read_to_string(&path).map_err(|error| format!("docs/figures/{name}.svg: {error}"))
     }
 
     /// Drawings that no page shows.
@@ -84,9 +92,16 @@ impl Figures {
 
 impl Shown {
     fn html(&self, name: &str) -> String {
+        let title = self
+            .svg
+            .split_once("--title\">")
+            .and_then(|(_, rest)| rest.split_once('<'))
+            .map_or(name, |(title, _)| title);
         format!(
-            "<figure id=\"figure-{name}\">\n{}\n<figcaption>\n\n{}\n\n</figcaption>\n</figure>",
-            self.svg, self.caption
+            "<figure id=\"figure-{name}\">\n{}\n{}\n</div>\n<figcaption>\n\n{}\n\n</figcaption>\n</figure>",
+            crate::regions::open(&format!("Drawing: {title}")),
+            self.svg,
+            self.caption
         )
     }
 }
@@ -140,7 +155,7 @@ mod tests {
         let (_directory, figures) = figures(GOOD);
         assert_eq!(figures.unused().unwrap(), ["a.svg"]);
         let html = figures.show("a | An *a*", ("p.md", "P"), |svg| Ok(svg.into())).unwrap();
-        assert!(html.starts_with("<figure id=\"figure-a\">\n<svg") && html.contains("\n\nAn *a*\n\n"), "{html}");
+        assert!(html.starts_with("<figure id=\"figure-a\">\n<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"Drawing: A\">\n<svg") && html.contains("\n\nAn *a*\n\n"), "{html}");
         assert!(!html.split("<figcaption>").next().unwrap().contains("\n\n"));
         assert!(figures.unused().unwrap().is_empty());
         let gallery = figures.gallery(&["p.md".into()]);
@@ -163,5 +178,6 @@ mod tests {
         let show = |arguments| figures.show(arguments, ("p.md", "P"), |svg| Ok(svg.into())).unwrap_err();
         assert!(show("b | c").contains("b.svg"));
         assert!(show("a").contains("caption"));
+        assert!(show("a | 4096 rows").contains("typed by hand"));
     }
 }

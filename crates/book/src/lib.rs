@@ -5,21 +5,24 @@
 //! | --- | --- |
 //! | `{{code PATH#ANCHOR}}` | the source between `// ANCHOR: name` and `// ANCHOR_END: name`, with its place: [`anchors`] |
 //! | `{{val EXPRESSION \| FORMAT}}` | a number from the sources of `docs/values.toml`: [`values`], [`format`](mod@format) |
-//! | `{{out fs … \| lines 1-9,12}}` | what the program prints, run now: [`command`]; `\| fails` for errors |
+//! | `{{out fs … \| lines 1-9,12}}` | what the program prints, run now: [`command`]; `\| fails` for errors; `$(EXPRESSION)` is a value |
 //! | `{{cite SOURCE:KEY}}` | a link to an entry of `docs/cites.toml`: [`cites`] |
 //! | `{{figure NAME \| CAPTION}}` | a drawing of `docs/figures`: [`figures`] |
 //! | `{{exercise ID}}` | what an exercise of crates/learn asks, and the command that begins it: [`exercises`] |
 //! | `{{widget NAME}}` | the default frame of a widget of `docs/live`, which its script then takes over: [`widgets`] |
 //! | `{{file PATH}}` | a link to a file of the repository, at the commit that is built |
 //! | `{{benchmarks DIRECTORY}}` | the runs of `tools/bench-peers` that are kept there: [`benchmarks`] |
-//! | `{{lit 1024}}` | a number that no code knows: a year, a definition |
+//! | `{{lit 1024 \| KIND}}` | a number that no code knows, and why: [`lint::KINDS`] |
 //! | `[term]`, `[words][term]` | a link to the glossary, `docs/glossary.toml`: [`glossary`] |
 //! | `{{glossary}}`, `{{crossref}}`, `{{gallery}}`, `{{exercises}}` | all terms, cites, drawings, exercises, and where they are used |
 //!
-//! Links between pages are checked ([`links`]), and numbers and code that were typed by hand are found ([`lint`]).
+//! Links between pages are checked ([`links`]); numbers and code that were typed by hand are found ([`lint`]); commands that pages
+//! tell to type are looked up ([`shell`]); a chapter has all its parts ([`chapters`]); what scrolls can be reached by keyboard
+//! ([`regions`]).
 
 pub mod anchors;
 pub mod benchmarks;
+pub mod chapters;
 pub mod cites;
 pub mod command;
 pub mod directive;
@@ -29,7 +32,11 @@ pub mod format;
 pub mod glossary;
 pub mod links;
 pub mod lint;
+mod node;
 mod problem;
+pub mod regions;
+pub mod shell;
+mod text;
 pub mod values;
 pub mod widgets;
 
@@ -37,6 +44,7 @@ pub use problem::Problem;
 
 use anchors::Anchors;
 use anyhow::{Context, bail};
+use chapters::Chapters;
 use cites::Cites;
 use command::Fs;
 use directive::Directive;
@@ -65,8 +73,8 @@ pub struct Repository {
     pub url: String,
     /// The commit that is built.
     pub commit: String,
-    /// The program that pages run.
-    pub fs: PathBuf,
+    /// The program that pages run; without one, what it would print is left out and all else is checked.
+    pub fs: Option<PathBuf>,
     /// Where tools/wasm put the widgets' frames.
     pub frames: PathBuf,
 }
@@ -94,7 +102,7 @@ impl Repository {
             docs,
             url: url.context("book.toml: output.html.git-repository-url is missing")?,
             commit: git(&["rev-parse", "HEAD"])?,
-            fs,
+            fs: Some(fs),
         })
     }
 
@@ -125,6 +133,12 @@ pub fn expand(book: &mut Book, repository: &Repository) -> anyhow::Result<Vec<Pr
         }
     }
     builder.check_links(&pages, &expanded);
+    builder.check_chapters(&pages);
+    for page in &pages {
+        if let Some(text) = expanded.get_mut(&page.path) {
+            builder.make_reachable(page, text);
+        }
+    }
     builder.check_unused(&drafts)?;
 
     book.for_each_chapter_mut(|chapter| {
@@ -175,6 +189,7 @@ struct Builder<'a> {
     figures: Figures,
     exercises: Exercises,
     widgets: Widgets,
+    chapters: Chapters,
     fs: Fs,
     problems: Vec<Problem>,
 }
@@ -197,7 +212,11 @@ impl<'a> Builder<'a> {
             figures: Figures::new(&docs.join("figures")),
             exercises: Exercises::new(&repository.root)?,
             widgets: Widgets::new(&docs.join("live"), &repository.frames),
-            fs: Fs::new(repository.fs.clone(), &repository.root),
+            chapters: Chapters::new(&table("chapters.toml")?).map_err(wrong("chapters.toml"))?,
+            fs: match &repository.fs {
+                Some(program) => Fs::new(program.clone(), &repository.root),
+                None => Fs::absent(&repository.root),
+            },
             problems,
         })
     }
@@ -213,6 +232,16 @@ impl<'a> Builder<'a> {
         let outline = links::outline(&masked);
         let mut problems: Vec<(usize, String)> =
             lint::problems(&outline).into_iter().map(|(at, message)| (links::line_of(&masked, at), message)).collect();
+
+        let root = &self.repository.root;
+        for fence in outline.fences.iter().filter(|fence| fence.language == "sh") {
+            let wrong = shell::block(&fence.text, root, &self.fs);
+            problems.extend(wrong.into_iter().map(|message| (links::line_of(&masked, fence.at), message)));
+        }
+        for (at, span) in &outline.spans {
+            let wrong = shell::span(span, root, &self.fs);
+            problems.extend(wrong.map(|message| (links::line_of(&masked, *at), message)));
+        }
 
         let (mut text, failed) = directive::replace(&page.text, |directive| self.replace(page, &outline, directive));
         problems.extend(failed);
@@ -232,6 +261,7 @@ impl<'a> Builder<'a> {
             }
         }
         let glossary = links::relative(&page.path, "glossary.md");
+        text = text.replace("```text sketch\n", "```text\n");
         text.push_str("\n\n");
         for (term, fragment) in terms {
             text.push_str(&format!("[{term}]: {glossary}#{fragment}\n"));
@@ -247,7 +277,10 @@ impl<'a> Builder<'a> {
         };
         match directive.name {
             "code" => block(self.code(directive.arguments)),
-            "out" => block(self.out(directive.arguments)),
+            "out" => block(match self.out(directive.arguments) {
+                Err(error) if error == command::ABSENT => Ok("…".into()),
+                shown => shown,
+            }),
             "figure" => block(self.figures.show(directive.arguments, (&page.path, &page.title), |svg| self.svg(svg))),
             "exercise" => block(
                 self.exercises.show(directive.arguments, (&page.path, &page.title), |file| self.repository.blob(file)),
@@ -258,7 +291,7 @@ impl<'a> Builder<'a> {
             }
             "widget" => block(self.widgets.show(directive.arguments, &page.path)),
             "val" => self.values.show(directive.arguments, &self.fs),
-            "lit" => Ok(directive.arguments.to_owned()),
+            "lit" => self.literal(&page.text, directive),
             "cite" => {
                 let above = outline.headings.iter().rev().find(|(at, _)| *at <= directive.span.start);
                 let fragment = above.map(|(_, fragment)| format!("#{fragment}")).unwrap_or_default();
@@ -280,6 +313,19 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// A number that was typed, with the reason why it may be.
+    fn literal(&self, text: &str, directive: &Directive<'_>) -> Result<String, String> {
+        let (number, rest) = directive::pipes(directive.arguments);
+        match rest[..] {
+            ["arithmetic", ref formats @ ..] => self.values.arithmetic(number, formats, &self.fs),
+            [_, _, ..] => Err("one reason is enough".into()),
+            ref kind => {
+                let line = text.lines().nth(directive.line - 1).unwrap_or_default();
+                lint::literal(number, kind.first().copied(), line).map(str::to_owned)
+            }
+        }
+    }
+
     fn code(&self, target: &str) -> Result<String, String> {
         let anchor = self.anchors.get(target)?;
         let language = if anchor.path.ends_with(".rs") { "rust" } else { "cpp" };
@@ -296,6 +342,7 @@ impl<'a> Builder<'a> {
     fn out(&self, arguments: &str) -> Result<String, String> {
         let (line, filters) = directive::pipes(arguments);
         let fails = filters.contains(&"fails");
+        let line = &self.values.substitute(line, &self.fs)?;
         let printed = self.fs.run(line, i32::from(fails))?;
         let mut text = if fails { printed.stderr } else { printed.stdout };
         for filter in filters.iter().filter(|filter| **filter != "fails") {
@@ -317,15 +364,25 @@ impl<'a> Builder<'a> {
 
     /// A drawing with its values.
     fn svg(&self, svg: &str) -> Result<String, String> {
-        let (svg, problems) = directive::replace(svg, |directive| match directive.name {
+        let mut html = links::Html::default();
+        for (number, line) in directive::mask(svg).split_inclusive('\n').enumerate() {
+            if let Some((_, message)) = lint::typed(0, &html.text(line)).next() {
+                return Err(format!("line {}: {message}", number + 1));
+            }
+        }
+        let (out, problems) = directive::replace(svg, |directive| match directive.name {
+            // Inside of a tag: a coordinate.
+            "val" if svg[..directive.span.start].rfind('<') > svg[..directive.span.start].rfind('>') => {
+                self.values.place(directive.arguments, &self.fs)
+            }
             "val" => self.values.show(directive.arguments, &self.fs).map(|text| escape(&text)),
-            "lit" => Ok(directive.arguments.to_owned()),
+            "lit" => self.literal(svg, directive),
             name => Err(format!("a drawing has {{{{val}}}} and {{{{lit}}}}, not `{name}`")),
         });
         if let Some((line, message)) = problems.into_iter().next() {
             return Err(format!("line {line}: {message}"));
         }
-        Ok(svg)
+        Ok(out)
     }
 
     fn glossary_page(&mut self) -> String {
@@ -349,6 +406,28 @@ impl<'a> Builder<'a> {
         }
         self.problems.extend(problems.into_iter().map(|message| Problem::new(&file, 1, message)));
         text + &definitions
+    }
+
+    fn check_chapters(&mut self, pages: &[Page]) {
+        let all: Vec<_> =
+            pages.iter().map(|page| (page.path.as_str(), page.title.as_str(), page.text.as_str())).collect();
+        let recorded = |arguments: &str| self.values.is_recorded(arguments);
+        let problems =
+            self.chapters.problems(&all, recorded, |name: &str| self.figures.source(name).unwrap_or_default());
+        let file = |path: &str| format!("{}/{path}", self.repository.pages);
+        self.problems.extend(problems.into_iter().map(|(path, line, what)| Problem::new(file(&path), line, what)));
+    }
+
+    /// Puts regions around what may scroll.
+    fn make_reachable(&mut self, page: &Page, text: &mut String) {
+        match regions::wrap(text) {
+            Ok(wrapped) => *text = wrapped,
+            Err(at) => {
+                let words: String = text[at..].chars().take(40).collect();
+                let message = format!("a table or code inside of a list or a quotation: `{words}`");
+                self.problems.push(Problem::new(self.file_of(page), 1, message));
+            }
+        }
     }
 
     fn check_links(&mut self, pages: &[Page], expanded: &BTreeMap<String, String>) {
@@ -408,6 +487,6 @@ fn fence(language: &str, text: &str) -> String {
     format!("{ticks}{language}\n{text}\n{ticks}")
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

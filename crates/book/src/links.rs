@@ -15,16 +15,29 @@ pub struct Outline {
     pub fragments: BTreeSet<String>,
     /// Where each heading starts, and its fragment.
     pub headings: Vec<(usize, String)>,
-    /// Prose and code spans.
+    /// Prose, code spans, and the text inside of HTML.
     pub prose: Vec<(usize, String)>,
-    /// Fenced code: its language.
-    pub fences: Vec<(usize, String)>,
+    /// Code spans.
+    pub spans: Vec<(usize, String)>,
+    /// Blocks of code.
+    pub fences: Vec<Fence>,
     /// Level-one headings.
     pub titles: usize,
 }
 
+/// A block of code.
+#[derive(Debug, Default)]
+pub struct Fence {
+    /// Where it starts.
+    pub at: usize,
+    /// What stands behind its ticks.
+    pub language: String,
+    /// What is in it.
+    pub text: String,
+}
+
 /// The options that mdBook parses with.
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options::ENABLE_TABLES
         | Options::ENABLE_FOOTNOTES
         | Options::ENABLE_STRIKETHROUGH
@@ -43,7 +56,7 @@ pub fn outline(text: &str) -> Outline {
         Some((CowStr::from("bracket:"), CowStr::from("")))
     };
     let mut heading: Option<(usize, Option<String>, String)> = None;
-    let mut in_code = false;
+    let (mut in_code, mut end_of_text, mut html) = (false, 0, Html::default());
     let mut counts = BTreeMap::new();
     for (event, span) in Parser::new_with_broken_link_callback(text, options(), Some(&mut broken)).into_offset_iter() {
         match event {
@@ -70,26 +83,90 @@ pub fn outline(text: &str) -> Outline {
                     pulldown_cmark::CodeBlockKind::Fenced(language) => language.to_string(),
                     pulldown_cmark::CodeBlockKind::Indented => String::new(),
                 };
-                outline.fences.push((span.start, language));
+                outline.fences.push(Fence { at: span.start, language, text: String::new() });
             }
             Event::End(TagEnd::CodeBlock) => in_code = false,
-            Event::Text(text) | Event::Code(text) => {
+            Event::Text(text) if in_code => {
+                if let Some(fence) = outline.fences.last_mut() {
+                    fence.text.push_str(&text);
+                }
+            }
+            Event::Text(text) => {
                 if let Some((.., heading)) = &mut heading {
                     heading.push_str(&text);
                 }
-                if !in_code {
-                    outline.prose.push((span.start, text.to_string()));
+                // An entity (`4&nbsp;GiB`) is an event of its own, and a number's unit may stand behind it.
+                match outline.prose.last_mut() {
+                    Some((_, last)) if end_of_text == span.start => last.push_str(&text),
+                    _ => outline.prose.push((span.start, text.to_string())),
                 }
+                end_of_text = span.end;
             }
-            Event::Html(html) | Event::InlineHtml(html) => {
-                let ids = html.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+            Event::Code(text) => {
+                if let Some((.., heading)) = &mut heading {
+                    heading.push_str(&text);
+                }
+                outline.prose.push((span.start, text.to_string()));
+                outline.spans.push((span.start, text.to_string()));
+            }
+            Event::Html(text) | Event::InlineHtml(text) => {
+                let ids = text.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next());
                 outline.fragments.extend(ids.map(str::to_owned));
+                let targets = text.split("<a ").skip(1).filter_map(|rest| attribute(rest.split('>').next()?, "href"));
+                // Pages are named as files are: what a browser gets as `.html` is a `.md` here.
+                let page = |target: &str| match target.contains("://") {
+                    true => target.to_owned(),
+                    false => target.replacen(".html", ".md", 1),
+                };
+                outline.links.extend(targets.map(|target| (span.start, page(target))));
+                let text = html.text(&text);
+                if !text.trim().is_empty() {
+                    outline.prose.push((span.start, text));
+                }
             }
             _ => {}
         }
     }
     outline.brackets = brackets;
     outline
+}
+
+/// What a reader of HTML reads; tags may go over several pieces.
+#[derive(Default)]
+pub struct Html {
+    in_tag: bool,
+    tag: String,
+}
+
+impl Html {
+    /// The text between the tags of the next piece, and that of the attributes which are read aloud.
+    pub fn text(&mut self, html: &str) -> String {
+        let mut out = String::new();
+        for c in html.chars() {
+            match c {
+                '<' => self.in_tag = true,
+                '>' if self.in_tag => {
+                    for name in ["alt", "aria-label", "title"] {
+                        if let Some(value) = attribute(&self.tag, name) {
+                            out += &format!(" {value} ");
+                        }
+                    }
+                    self.in_tag = false;
+                    self.tag.clear();
+                }
+                c if self.in_tag => self.tag.push(c),
+                c => out.push(c),
+            }
+        }
+        out.replace("&nbsp;", "\u{a0}")
+    }
+}
+
+/// The value of an attribute, of what stands in a tag.
+fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
+    let all = format!(" {name}=\"");
+    let start = if tag.starts_with(&all[1..]) { all.len() - 1 } else { tag.find(&all)? + all.len() };
+    tag[start..].split('"').next()
 }
 
 /// The id that mdBook gives a heading: small letters, digits, `_` and `-`; spaces become `-`.
@@ -159,8 +236,19 @@ mod tests {
         assert_eq!(outline.brackets.iter().map(|(_, term)| term.as_str()).collect::<Vec<_>>(), ["term", "term"]);
         let fragments: Vec<&str> = outline.fragments.iter().map(String::as_str).collect();
         assert_eq!(fragments, ["one-two", "one-two-1", "z"]);
-        assert_eq!((outline.titles, outline.fences.len()), (1, 1));
+        assert_eq!((outline.titles, outline.fences.len(), outline.fences[0].text.as_str()), (1, 1, "fs [x]\n"));
         assert_eq!(line_of(text, outline.brackets[0].0), 3);
+    }
+
+    #[test]
+    fn html_has_links_and_text() {
+        let outline = outline(
+            "<p>4&nbsp;GiB <a class=\"x\" href=\"b.html#c\">b</a>\n<a href=\"https://a.org/x.html\">a</a></p>\n\n8&nbsp;GiB\n",
+        );
+        let links: Vec<&str> = outline.links.iter().map(|(_, link)| link.as_str()).collect();
+        assert_eq!(links, ["b.md#c", "https://a.org/x.html"]);
+        let prose: String = outline.prose.iter().map(|(_, text)| format!("{text}|")).collect();
+        assert_eq!(prose, "4\u{a0}GiB b\n|a\n|8\u{a0}GiB|");
     }
 
     #[test]

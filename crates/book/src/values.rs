@@ -2,50 +2,83 @@
 //!
 //! `docs/values.toml` names the sources. An expression is arithmetic (`+ - * /`, parentheses) over numbers, over paths
 //! into a source (`qwen3.config.hidden_size`, `golden.cases[text="hello world"].ids`, `case.embedding[0][0..4]`) and
-//! over `len(x)`, `sum(x)`, `max(x)` and `sqrt(x)`. Signs stand between spaces, since names may contain `-`.
+//! over `len(x)`, `sum(x)`, `max(x)`, `sqrt(x)` and `log2(x)`. Signs stand between spaces, since names may contain `-`.
+//!
+//! An element is chosen by what it has, `[name=value]`, or by how that begins, `[step^="Waiting threads"]`: one, and only one,
+//! must fit. `[3]` is for what has an order, not for tables of a notebook; `[case.ids[0]]` is an index that a source knows.
+//! Of a text, `["copying moves * GB/s"]` is the number at the star, and `text.NAME` a constant or a section: [`Text`].
 
-use crate::command::Fs;
+use crate::command::{ABSENT, Fs};
 use crate::format;
-use failed_star::weights::Checkpoint;
+use crate::node::{Node, Selector, tables};
+use crate::text::Text;
+use failed_star::session::verify::{Rounding, contract};
+use failed_star::weights::{Checkpoint, DType};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Where a source's numbers come from: one of these.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Source {
-    /// A JSON file, from the repository's root.
+/// An entry of `docs/values.toml`: one of the first six says where the numbers come from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    json: Option<PathBuf>,
+    tensors: Option<PathBuf>,
+    fs: Option<String>,
+    tables: Option<PathBuf>,
+    text: Option<PathBuf>,
+    engine: Option<String>,
+    /// The test of `tests/` that holds the engine to these numbers; every fixture has one.
+    test: Option<String>,
+}
+
+/// Where a source's numbers come from. Files are named from the repository's root.
+#[derive(Debug)]
+enum Source {
+    /// A JSON file.
     Json(PathBuf),
-    /// A safetensors file, from the repository's root.
+    /// A safetensors file.
     Tensors(PathBuf),
     /// The arguments of `fs` for a command that prints JSON.
     Fs(String),
-    /// A Markdown file, from the repository's root, of which the tables are seen: a list of tables, each a list of rows, each
-    /// with a text for every column's title, as in `log[0][2].after`.
+    /// A Markdown file, of which the tables are seen: a list of `{heading, rows}`, and each row has a text for every column's
+    /// title, as in `log[heading=Decoding].rows[step^="Blocks of"].after`.
     Tables(PathBuf),
+    /// A file of code, or a log: [`Text`].
+    Text(PathBuf),
+    /// A table of the engine that this program is linked with: [`engine_table`].
+    Engine(String),
 }
 
-/// What a path can be followed into.
-#[derive(Clone)]
-enum Node {
-    Json(Rc<Value>),
-    File(Rc<Checkpoint>),
-    /// Part of a tensor, row-major.
-    Tensor {
-        shape: Vec<usize>,
-        values: Rc<Vec<f32>>,
-        start: usize,
-    },
+impl Entry {
+    fn source(self) -> Result<(Source, Option<String>), String> {
+        let of = [
+            self.json.map(Source::Json),
+            self.tensors.map(Source::Tensors),
+            self.fs.map(Source::Fs),
+            self.tables.map(Source::Tables),
+            self.text.map(Source::Text),
+            self.engine.map(Source::Engine),
+        ];
+        let mut of = of.into_iter().flatten();
+        match (of.next(), of.next()) {
+            (Some(source), None) => Ok((source, self.test)),
+            _ => Err("one of json, tensors, fs, tables, text, engine".into()),
+        }
+    }
 }
+
+/// Recorded results, which a test must hold the engine to.
+const FIXTURES: &str = "tests/golden";
 
 /// All sources, read when a page asks for them.
 pub struct Values {
     root: PathBuf,
     sources: BTreeMap<String, Source>,
+    tests: BTreeSet<String>,
     read: RefCell<BTreeMap<String, Node>>,
     used: RefCell<BTreeSet<String>>,
 }
@@ -53,23 +86,80 @@ pub struct Values {
 impl Values {
     /// `table` is the text of `docs/values.toml`; its files are found from `root`.
     pub fn new(root: &Path, table: &str) -> Result<Self, String> {
-        let sources = toml::from_str(table).map_err(|error| error.to_string())?;
-        Ok(Self { root: root.to_owned(), sources, read: RefCell::default(), used: RefCell::default() })
+        let entries: BTreeMap<String, Entry> = toml::from_str(table).map_err(|error| error.to_string())?;
+        let (mut sources, mut tests) = (BTreeMap::new(), BTreeSet::new());
+        for (name, entry) in entries {
+            let (source, test) = entry.source().map_err(|error| format!("[{name}]: {error}"))?;
+            guarded(root, &source, test.as_deref()).map_err(|error| format!("[{name}]: {error}"))?;
+            tests.extend(test);
+            sources.insert(name, source);
+        }
+        Ok(Self { root: root.to_owned(), sources, tests, read: RefCell::default(), used: RefCell::default() })
+    }
+
+    /// Whether an expression shows what was recorded or what the program says now: numbers that a worked trace is made of.
+    pub fn is_recorded(&self, arguments: &str) -> bool {
+        let recorded = |source: &Source| matches!(source, Source::Json(_) | Source::Tensors(_) | Source::Fs(_));
+        self.sources.iter().any(|(name, source)| recorded(source) && names(arguments, name))
+    }
+
+    /// The tests that guard what pages show.
+    pub fn tests(&self) -> BTreeSet<&str> {
+        self.tests.iter().map(|test| test.rsplit('/').next().unwrap_or_default()).collect()
     }
 
     /// The text that stands for `expression | format | …`.
     pub fn show(&self, arguments: &str, fs: &Fs) -> Result<String, String> {
         let (expression, formats) = crate::directive::pipes(arguments);
-        format::show(&self.evaluate(expression, fs)?, &formats)
+        match self.evaluate(expression, fs) {
+            // Nothing to show, and nothing wrong with the page: see `Fs::absent`.
+            Err(error) if error == ABSENT => Ok("…".into()),
+            value => format::show(&value?, &formats),
+        }
+    }
+
+    /// The text of an expression that says where a line of a drawing begins: numbers in it are the drawing's own.
+    pub fn place(&self, arguments: &str, fs: &Fs) -> Result<String, String> {
+        let (expression, formats) = crate::directive::pipes(arguments);
+        let mut parser = Parser { values: self, fs, text: expression, rest: expression, sources: 0, typed: None };
+        match parser.whole() {
+            Err(error) if error == ABSENT => Ok("0".into()),
+            value => format::show(&value?, &formats),
+        }
+    }
+
+    /// The text of arithmetic over numbers alone: `{{lit 2 * 3 | arithmetic | digits 1}}`.
+    pub fn arithmetic(&self, expression: &str, formats: &[&str], fs: &Fs) -> Result<String, String> {
+        let mut parser = Parser { values: self, fs, text: expression, rest: expression, sources: 0, typed: None };
+        let value = parser.whole()?;
+        if parser.sources > 0 {
+            return Err(format!("`{expression}` asks a source: that is {{{{val}}}}"));
+        }
+        format::show(&value, formats)
+    }
+
+    /// `text` with each `$(expression)` replaced by its value, as it is typed on a command line.
+    pub fn substitute(&self, text: &str, fs: &Fs) -> Result<String, String> {
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some((before, inner)) = rest.split_once("$(") {
+            let (expression, behind) = inner.split_once(')').ok_or_else(|| format!("`{text}`: `)` is missing"))?;
+            out += before;
+            out += &format::show(&self.evaluate(expression, fs)?, &["plain"])?;
+            rest = behind;
+        }
+        Ok(out + rest)
     }
 
     /// The value of an expression.
     pub fn evaluate(&self, expression: &str, fs: &Fs) -> Result<Value, String> {
-        let mut parser = Parser { values: self, fs, text: expression, rest: expression };
-        let value = parser.sum()?;
-        match parser.rest.trim() {
-            "" => Ok(value),
-            rest => Err(format!("`{expression}`: what is `{rest}`?")),
+        let mut parser = Parser { values: self, fs, text: expression, rest: expression, sources: 0, typed: None };
+        let value = parser.whole()?;
+        match parser.typed {
+            _ if parser.sources == 0 => Err(format!(
+                "`{expression}` asks nobody: a number has a source in docs/values.toml, or is {{{{lit … | arithmetic}}}}"
+            )),
+            Some(number) => Err(format!("`{expression}`: {number} was measured or defined somewhere: name its source")),
+            None => Ok(value),
         }
     }
 
@@ -94,7 +184,9 @@ impl Values {
         };
         let node = match source {
             Source::Json(path) => json(&read(path)?, &path.display().to_string())?,
-            Source::Tables(path) => Node::Json(Rc::new(tables(&read(path)?))),
+            Source::Tables(path) => Node::Rows(Rc::new(tables(&read(path)?))),
+            Source::Text(path) => Node::Text(Rc::new(Text::new(read(path)?))),
+            Source::Engine(table) => Node::Json(Rc::new(engine_table(table)?)),
             Source::Tensors(path) => {
                 let checkpoint = Checkpoint::open(&self.root.join(path)).map_err(|error| error.to_string())?;
                 Node::File(Rc::new(checkpoint))
@@ -106,118 +198,56 @@ impl Values {
     }
 }
 
-/// `[…]` behind a path.
-enum Selector<'a> {
-    Index(usize),
-    Range(usize, usize),
-    /// The element of an array whose field has this text.
-    Where(&'a str, &'a str),
+/// Whether an expression asks a source.
+fn names(expression: &str, source: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || "_-".contains(c);
+    expression.match_indices(source).any(|(at, _)| {
+        let begins = expression[..at].chars().next_back().is_none_or(|c| !part(c) && c != '.');
+        begins && expression[at + source.len()..].starts_with(['.', '['])
+    })
 }
 
-impl Node {
-    fn key(self, key: &str) -> Result<Node, String> {
-        match self {
-            Node::Json(value) => match value.get(key) {
-                Some(value) => Ok(Node::Json(Rc::new(value.clone()))),
-                None => Err(format!("there is no `{key}`{}", keys(&value))),
-            },
-            Node::File(file) => {
-                let tensor = file.get(key).ok_or_else(|| format!("there is no tensor `{key}`"))?;
-                Ok(Node::Tensor { shape: tensor.shape.clone(), values: Rc::new(tensor.to_f32()), start: 0 })
-            }
-            Node::Tensor { .. } => Err(format!("a tensor has indices, not `{key}`")),
-        }
-    }
-
-    fn select(self, selector: &Selector<'_>) -> Result<Node, String> {
-        let outside = |i: usize, len: usize| format!("index {i} of {len}");
-        match (self, selector) {
-            (Node::Tensor { shape, values, start }, &Selector::Index(i)) => {
-                let (&len, inner) = shape.split_first().ok_or("a single value has no indices")?;
-                if i >= len {
-                    return Err(outside(i, len));
-                }
-                let start = start + i * inner.iter().product::<usize>();
-                Ok(Node::Tensor { shape: inner.to_vec(), values, start })
-            }
-            (node @ Node::Tensor { .. }, &Selector::Range(a, b)) => {
-                let Value::Array(all) = node.value()? else { return Err("a single value has no indices".into()) };
-                let part = all.get(a..b).ok_or_else(|| outside(b, all.len()))?;
-                Ok(Node::Json(Rc::new(part.to_vec().into())))
-            }
-            (Node::Json(value), selector) => {
-                let all = value.as_array().ok_or("only an array has `[…]`")?;
-                let found = match *selector {
-                    Selector::Index(i) => all.get(i).cloned().ok_or_else(|| outside(i, all.len()))?,
-                    Selector::Range(a, b) => all.get(a..b).ok_or_else(|| outside(b, all.len()))?.to_vec().into(),
-                    Selector::Where(key, text) => {
-                        let is = |value: &Value| match value {
-                            Value::String(other) => other == text,
-                            other => {
-                                let number = other.to_string();
-                                number == text
-                            }
-                        };
-                        let mut fit = all.iter().filter(|element| element.get(key).is_some_and(is));
-                        match (fit.next(), fit.next()) {
-                            (Some(one), None) => one.clone(),
-                            (None, _) => return Err(format!("no element has `{key}` = `{text}`")),
-                            _ => return Err(format!("several elements have `{key}` = `{text}`")),
-                        }
-                    }
-                };
-                Ok(Node::Json(Rc::new(found)))
-            }
-            _ => Err("only arrays and tensors have `[…]`".into()),
-        }
-    }
-
-    fn value(self) -> Result<Value, String> {
-        match self {
-            Node::Json(value) => Ok((*value).clone()),
-            Node::File(_) => Err("which tensor?".into()),
-            Node::Tensor { shape, values, start } => match shape[..] {
-                [] => Ok(f64::from(values[start]).into()),
-                [len] => Ok(values[start..start + len].iter().map(|v| f64::from(*v)).collect()),
-                _ => Err(format!("{} more indices, please", shape.len() - 1)),
-            },
-        }
-    }
-}
-
-/// The tables of a Markdown text.
-fn tables(text: &str) -> Value {
-    let cells = |line: &str| -> Option<Vec<String>> {
-        let inner = line.trim().strip_prefix('|')?.strip_suffix('|')?;
-        Some(inner.split('|').map(|cell| cell.trim().to_owned()).collect())
-    };
-    let (mut tables, mut titles): (Vec<Value>, Option<Vec<String>>) = (Vec::new(), None);
-    for line in text.lines() {
-        let Some(cells) = cells(line) else {
-            titles = None;
-            continue;
-        };
-        let Some(titles) = &titles else {
-            titles = Some(cells);
-            tables.push(Value::Array(Vec::new()));
-            continue;
-        };
-        let rule = cells.iter().all(|cell| cell.chars().all(|c| matches!(c, '-' | ':')));
-        if let (false, Some(Value::Array(rows))) = (rule, tables.last_mut()) {
-            rows.push(titles.iter().cloned().zip(cells.into_iter().map(Value::String)).collect());
-        }
-    }
-    tables.into()
-}
-
-/// The keys that there are, for a message.
-fn keys(value: &Value) -> String {
-    match value {
-        Value::Object(fields) => {
-            let keys: Vec<&str> = fields.keys().map(String::as_str).take(12).collect();
-            format!(" among {}", keys.join(", "))
-        }
+/// A fixture names the test that reads it, and that test does: a number that pages show and nothing checks is refused.
+fn guarded(root: &Path, source: &Source, test: Option<&str>) -> Result<(), String> {
+    let path = match source {
+        Source::Json(path) | Source::Tensors(path) => path.to_string_lossy().replace('\\', "/"),
         _ => String::new(),
+    };
+    let fixture = path.strip_prefix(FIXTURES).and_then(|rest| rest.strip_prefix('/')?.split('/').next());
+    match (fixture, test) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(format!("`test` is for files of {FIXTURES}")),
+        (Some(_), None) => Err(format!("`test` is missing: which test holds the engine to {path}?")),
+        (Some(fixture), Some(test)) => {
+            // Of the engine, or of another package.
+            let file = if test.contains('/') { format!("{test}.rs") } else { format!("tests/{test}.rs") };
+            let text = std::fs::read_to_string(root.join(&file)).map_err(|error| format!("{file}: {error}"))?;
+            match text.contains("golden") && text.contains(fixture) {
+                true => Ok(()),
+                false => Err(format!("{file} does not read {fixture}")),
+            }
+        }
+    }
+}
+
+/// What the engine knows of itself: `formats` (bytes and values of a block, by name) or `tolerances` (how far a backend's linear
+/// layers, attention and other operations may be from the reference).
+fn engine_table(name: &str) -> Result<Value, String> {
+    match name {
+        "formats" => {
+            let rows = DType::TABLE.iter();
+            Ok(Value::Object(
+                rows.map(|row| (row.name.to_owned(), json!({"bytes": row.block_bytes, "values": row.block}))).collect(),
+            ))
+        }
+        "tolerances" => Ok(json!({
+            "linear": contract("linear", Rounding::None),
+            "linear_bf16": contract("linear", Rounding::Bf16),
+            "linear_int8": contract("linear", Rounding::Int8),
+            "attention": contract("attention", Rounding::None),
+            "row": contract("rms_norm", Rounding::None),
+        })),
+        _ => Err(format!("the engine has no table `{name}`: formats, tolerances")),
     }
 }
 
@@ -226,9 +256,21 @@ struct Parser<'a> {
     fs: &'a Fs,
     text: &'a str,
     rest: &'a str,
+    /// How many sources were asked.
+    sources: usize,
+    /// A number in the expression that is neither small nor round.
+    typed: Option<&'a str>,
 }
 
 impl<'a> Parser<'a> {
+    fn whole(&mut self) -> Result<Value, String> {
+        let value = self.sum()?;
+        match self.rest.trim() {
+            "" => Ok(value),
+            rest => Err(format!("`{}`: what is `{rest}`?", self.text)),
+        }
+    }
+
     fn eat(&mut self, sign: &str) -> bool {
         let trimmed = self.rest.trim_start();
         trimmed.strip_prefix(sign).map(|rest| self.rest = rest).is_some()
@@ -281,6 +323,9 @@ impl<'a> Parser<'a> {
             let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
             self.rest = &rest[end..];
             let number: f64 = rest[..end].parse().map_err(|_| format!("`{}` is no number", &rest[..end]))?;
+            if !is_plain(&rest[..end], number) {
+                self.typed = Some(&rest[..end]);
+            }
             return Ok(exact(number));
         }
         self.path()
@@ -311,6 +356,7 @@ impl<'a> Parser<'a> {
     /// `source.key."other key"[1][2..4][name=value]`
     fn path(&mut self) -> Result<Value, String> {
         let source = self.word()?;
+        self.sources += 1;
         let mut node = self.values.source(source, self.fs)?;
         loop {
             let step = if let Some(rest) = self.rest.strip_prefix('.') {
@@ -330,18 +376,23 @@ impl<'a> Parser<'a> {
 
     fn selector(&mut self) -> Result<Selector<'a>, String> {
         let text = self.text;
-        let bad = || format!("`{text}`: write [3], [0..4] or [key=value]");
-        let number = |word: &str| word.parse().map_err(|_| bad());
-        let selector = match self.word()? {
-            key if self.rest.starts_with('=') => {
-                self.rest = &self.rest[1..];
-                Selector::Where(key, self.word()?)
+        let bad = || format!("`{text}`: write [3], [0..4], [key=value], [key^=value] or [\"text * text\"]");
+        let start = self.rest;
+        let word = self.word()?;
+        let selector = match () {
+            () if self.eat("^=") => Selector::Where { key: word, text: self.word()?, begins: true },
+            () if self.eat("=") => Selector::Where { key: word, text: self.word()?, begins: false },
+            () if start.starts_with('"') => Selector::Find(word),
+            () if self.eat("..") => {
+                Selector::Range(word.parse().map_err(|_| bad())?, self.word()?.parse().map_err(|_| bad())?)
             }
-            from if self.rest.starts_with("..") => {
-                self.rest = &self.rest[2..];
-                Selector::Range(number(from)?, number(self.word()?)?)
+            () if start.starts_with(|c: char| c.is_ascii_digit()) => Selector::Index(word.parse().map_err(|_| bad())?),
+            // An index that another place knows.
+            () => {
+                self.rest = start;
+                let index = self.sum()?;
+                Selector::Index(index.as_u64().ok_or_else(|| format!("`{text}`: {index} is no index"))? as usize)
             }
-            index => Selector::Index(number(index)?),
         };
         self.rest = self.rest.strip_prefix(']').ok_or_else(bad)?;
         Ok(selector)
@@ -364,8 +415,14 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// Whether a number may be typed into an expression: of two digits, or round (a multiple of a power of ten, a power of two).
+fn is_plain(text: &str, number: f64) -> bool {
+    let digits = text.trim_matches('0').chars().filter(char::is_ascii_digit).count();
+    digits <= 2 || (number.fract() == 0.0 && (number as u64).is_power_of_two())
+}
+
 /// A number as JSON: whole ones as integers, so that they are shown without a point.
-fn exact(number: f64) -> Value {
+pub fn exact(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < 2f64.powi(53) {
         return (number as i64).into();
     }
@@ -407,7 +464,10 @@ mod tests {
         evaluates("a.rows[t=one].v[1..3]", serde_json::json!([2, 3]));
         evaluates("a.rows[t=\"two\"].v", serde_json::json!([4]));
         evaluates("len(a.rows) + sum(a.rows[0].v) + max(a.rows[0].v)", 11.into());
-        evaluates("sqrt(16) / 8 + log2(8)", 3.5.into());
+        evaluates("sqrt(a.n + 9) / 8 + log2(8)", 3.5.into());
+        evaluates("a.rows[t^=tw].v[0]", 4.into());
+        evaluates("a.rows[0].v[a.x-y]", 3.into());
+        evaluates("a.rows[a.rows[1].v[0] - 3].v[0]", 4.into());
     }
 
     #[test]
@@ -427,11 +487,85 @@ mod tests {
     fn tables_of_a_notebook_are_read() {
         let text =
             "# A\n\n| step | after |\n| --- | ---: |\n| one | 2 GB/s |\n| two | |\n\ntext\n\n| x |\n| --- |\n| - 3 |\n";
-        let expected = serde_json::json!([
-            [{"step": "one", "after": "2 GB/s"}, {"step": "two", "after": ""}],
-            [{"x": "- 3"}]
+        let expected = json!([
+            {"heading": "A", "rows": [{"step": "one", "after": "2 GB/s"}, {"step": "two", "after": ""}]},
+            {"heading": "A", "rows": [{"x": "- 3"}]}
         ]);
         assert_eq!(tables(text), expected);
+    }
+
+    /// Sources in a repository with a notebook, code and tests.
+    fn repository(table: &str) -> Result<(tempfile::TempDir, Values, Fs), String> {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in [
+            ("log.md", "# A\n\n| step | after |\n| --- | --- |\n| one | 2 |\n| other | 3 |\n"),
+            ("a.metal", "#define ROWS 32\n"),
+            ("tests/golden/b.json", "{}"),
+            ("tests/reads.rs", "golden/b.json"),
+            ("tests/does_not.rs", ""),
+        ] {
+            std::fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+            std::fs::write(root.path().join(path), text).unwrap();
+        }
+        let values = Values::new(root.path(), table)?;
+        let fs = Fs::nowhere(root.path());
+        Ok((root, values, fs))
+    }
+
+    #[test]
+    fn rows_of_a_notebook_have_names() {
+        let (_root, values, fs) = repository("[log]\ntables = 'log.md'\n").unwrap();
+        let after = |path: &str| values.evaluate(&format!("log{path}"), &fs);
+        assert_eq!(after("[heading=A].rows[step^=ot].after").unwrap(), json!("3"));
+        assert!(after("[0]").unwrap_err().contains("named by what it has"));
+        assert!(after("[heading=A].rows[1].after").unwrap_err().contains("named by what it has"));
+        assert!(after("[heading=A].rows[step^=o].after").unwrap_err().contains("several"));
+    }
+
+    #[test]
+    fn code_and_the_engine_are_asked() {
+        let table = "[code]\ntext = 'a.metal'\n[formats]\nengine = 'formats'\n[near]\nengine = 'tolerances'\n[x]\nengine = 'x'\n";
+        let (_root, values, fs) = repository(table).unwrap();
+        assert_eq!(values.evaluate("code.ROWS", &fs).unwrap(), 32);
+        assert_eq!(values.evaluate("code[\"ROWS *\"]", &fs).unwrap(), 32);
+        assert_eq!(values.evaluate("formats.Q8_0.bytes", &fs).unwrap(), 34);
+        assert_eq!(values.evaluate("near.linear_int8", &fs).unwrap(), 5e-4);
+        assert!(values.evaluate("x.y", &fs).unwrap_err().contains("no table `x`"));
+    }
+
+    #[test]
+    fn a_program_that_was_not_built_leaves_a_mark() {
+        let (root, values, _) = repository("[i]\nfs = 'inspect --json'\n").unwrap();
+        assert_eq!(values.show("2 * i.n | KB", &Fs::absent(root.path())).unwrap(), "…");
+        assert!(values.show("2 * j.n | KB", &Fs::absent(root.path())).is_err(), "what is asked for is still looked up");
+    }
+
+    #[test]
+    fn a_fixture_has_a_test_that_reads_it() {
+        let source = |rest: &str| repository(&format!("[b]\njson = 'tests/golden/b.json'\n{rest}")).map(|_| ());
+        assert_eq!(source("test = 'reads'"), Ok(()));
+        for (rest, reason) in [
+            ("", "`test` is missing"),
+            ("test = 'does_not'", "does not read b.json"),
+            ("test = 'gone'", "tests/gone.rs"),
+            ("test = 'reads'\nfs = 'inspect'", "one of json"),
+        ] {
+            let error = source(rest).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_not_typed_into_an_expression() {
+        fails("4096 * 2", "asks nobody");
+        fails("a.n * 2885000000", "2885000000 was measured");
+        fails("a.n / 251.1", "251.1 was measured");
+        evaluates("a.n * 4096 / 1000", 28.672.into());
+        let (_root, values, fs) = values(JSON);
+        assert_eq!(values.arithmetic("437 * 2", &[], &fs).unwrap(), "874");
+        assert!(values.arithmetic("a.n * 2", &[], &fs).unwrap_err().contains("asks a source"));
+        assert_eq!(values.substitute("fs x $(a.n) y", &fs).unwrap(), "fs x 7 y");
+        assert!(values.substitute("fs x $(a.n", &fs).is_err());
     }
 
     #[test]
@@ -444,7 +578,7 @@ mod tests {
     #[test]
     fn tensors_are_indexed() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let table = "[case]\ntensors = 'tests/golden/forward/stories/case_0.safetensors'\n";
+        let table = "[case]\ntensors = 'tests/golden/forward/stories/case_0.safetensors'\ntest = 'forward'\n";
         let values = Values::new(&root, table).unwrap();
         let fs = Fs::nowhere(&root);
         let row = values.evaluate("case.embedding[0]", &fs).unwrap();

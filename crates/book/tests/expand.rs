@@ -28,6 +28,7 @@ fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<Str
     put("src/a.rs", SOURCE);
     put("tests/a.json", "{\"n\": 1234}");
     put("docs/values.toml", VALUES);
+    put("docs/chapters.toml", "");
     put("docs/cites.toml", CITES);
     put("docs/glossary.toml", GLOSSARY);
     put("docs/figures/f.svg", FIGURE);
@@ -48,7 +49,7 @@ fn build(change: impl FnOnce(&Path, &mut [(&str, String); 3])) -> Result<Vec<Str
         pages: "docs/src".into(),
         url: "https://example.com/fs".into(),
         commit: "abc".into(),
-        fs: root.path().join("no fs"),
+        fs: Some(root.path().join("no fs")),
         frames: root.path().join("frames"),
     };
     let problems = expand(&mut book, &repository).unwrap();
@@ -81,7 +82,7 @@ fn a_whole_book_is_expanded() {
     for part in [
         "### One more {#exercise-m1-add}",
         "<a href=\"https://example.com/fs/blob/abc/src/e.rs\">src/e.rs</a>",
-        "```rust\nfn f(x: u8) -> u8\n```\n\nAdds; see `a`.\n\nAdd 1.\n\n**An example:** 1 gives 2.\n",
+        "```rust\nfn f(x: u8) -> u8\n```\n\n</div>\n\n\nAdds; see `a`.\n\nAdd 1.\n\n**An example:** 1 gives 2.\n",
         "```sh\ncargo run -p learn -- start m1.add\n```",
         "| `m1.add` | [One more](two.md#exercise-m1-add) | two.md |",
     ] {
@@ -128,9 +129,72 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
         ("[gone](two.md#whole)", "no `#whole`"),
         ("[own](https://example.com/fs/blob/main/x)", "{{file PATH}}"),
         ("4096 rows", "typed by hand"),
+        ("97 % of it", "typed by hand"),
+        ("seven million", "typed by hand"),
+        ("{{lit 4096}} rows", "has no reason"),
+        ("{{lit 4096 | cited}} rows", "nothing is cited"),
+        ("{{lit 2 * a.n | arithmetic}} rows", "asks a source"),
+        ("{{val 4096}} rows", "asks nobody"),
+        ("<p>4096 rows</p>", "typed by hand"),
+        ("<a href=\"three.html\">gone</a>", "no page three.md"),
+        ("`cargo fly`", "not among"),
+        ("`tools/sight`", "no tools/sight"),
     ] {
         let message = line(text);
         assert!(message.contains(reason), "{text}: {message}");
+    }
+}
+
+#[test]
+fn a_command_that_is_not_there_stops_the_build() {
+    let message = line("```sh\ntools/sight\n```");
+    assert!(message.contains("there is no tools/sight"), "{message}");
+}
+
+#[test]
+fn output_that_was_typed_stops_the_build() {
+    let message = line("```text\nall agree\n```");
+    assert!(message.contains("{{out}}"), "{message}");
+}
+
+#[test]
+fn literals_with_a_reason_are_shown() {
+    let text = "{{lit 4,096 | example}}, {{lit 3 / 2 | arithmetic | digits 1}}, {{cite web:x}}: {{lit 284 | cited}}";
+    let pages = build(|_, pages| pages[0].1 += &format!("\n{text}\n")).unwrap();
+    assert!(pages[0].contains("4,096, 1.5, <span") && pages[0].contains(": 284"), "{}", pages[0]);
+}
+
+#[test]
+fn a_number_in_a_drawing_stops_the_build() {
+    let figure = FIGURE.replace("</svg>", "\n<text>4096 rows</text></svg>");
+    let typed = build(|root, _| std::fs::write(root.join("docs/figures/f.svg"), figure).unwrap()).unwrap_err();
+    let said = |words: &str| typed.iter().any(|problem| problem.message.contains(words));
+    assert!(said("docs/figures/f.svg: line 2: `4096` is typed by hand"), "{typed:?}");
+}
+
+#[test]
+fn a_coordinate_is_the_drawing_s_own() {
+    let figure = FIGURE.replace("</svg>", "<path d=\"M{{val 150 + 115 * a.n / 1234}} {{val 2 * 61}}\"/></svg>");
+    let pages = build(|root, _| std::fs::write(root.join("docs/figures/f.svg"), figure).unwrap()).unwrap();
+    assert!(pages[0].contains("<path d=\"M265 122\"/>"), "{}", pages[0]);
+}
+
+#[test]
+fn a_chapter_without_its_parts_stops_the_build() {
+    let mut problems = build(|root, pages| {
+        std::fs::write(root.join("docs/chapters.toml"), "[M1]\npages = ['one.md']\nplan = 'not yet'\n").unwrap();
+        pages[0].1 += "\n<div class=\"goal\">\n\n**In one sentence:** one. **You need** nothing.\n\n</div>\n";
+    })
+    .unwrap_err();
+    assert!(problems.remove(0).to_string().starts_with("docs/src/one.md:1: chapter M1: "), "{problems:?}");
+    assert_eq!(problems.len(), 2, "a prediction, its answer, questions: {problems:#?}");
+}
+
+#[test]
+fn what_scrolls_can_be_reached_by_keyboard() {
+    let pages = build(|_, pages| pages[0].1 += "\n| a | b |\n| --- | --- |\n| 1 | 2 |\n").unwrap();
+    for label in ["Code: src/a.rs · fn add", "Drawing: F", "Table: a, b"] {
+        assert!(pages[0].contains(&format!("role=\"region\" tabindex=\"0\" aria-label=\"{label}\"")), "{}", pages[0]);
     }
 }
 
