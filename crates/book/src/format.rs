@@ -62,13 +62,10 @@ pub fn show(value: &Value, formats: &[&str]) -> Result<String, String> {
             Ok(format!("{} {} {}", &bits[..1], &bits[1..9], &bits[9..]))
         }
         unit => {
-            let power = |base: f64| -> Option<f64> {
-                let i = ["K", "M", "G", "T"].iter().position(|prefix| unit.starts_with(prefix))?;
-                Some(base.powi(i as i32 + 1))
-            };
+            let power = |base: f64, prefixes: &str| Some(base.powi(prefixes.find(unit.get(..1)?)? as i32 + 1));
             let size = match unit.get(1..) {
-                Some("B") => power(1000.0),
-                Some("iB") => power(1024.0),
+                Some("B") => power(1000.0, "kMGT"),
+                Some("iB") => power(1024.0, "KMGT"),
                 _ => None,
             };
             let size = size.ok_or_else(|| format!("there is no format `{unit}`"))?;
@@ -125,6 +122,7 @@ mod tests {
             (json!(0.2612), "percent 1", "26.1\u{a0}%"),
             (json!(1_192_099_840_u64), "GB 3", "1.192\u{a0}GB"),
             (json!(114_688), "KiB", "112\u{a0}KiB"),
+            (json!(114_688), "kB", "115\u{a0}kB"),
             (json!(" a\n"), "quote", "\" a\\n\""),
             (json!(1.0), "bf16", "0 01111111 0000000"),
             (json!(-0.75), "bf16", "1 01111110 1000000"),

@@ -4,9 +4,9 @@ use crate::directive::MASK;
 use crate::links::Outline;
 
 /// Words behind a number that make it a measurement, however small it is.
-const UNITS: [&str; 29] = [
+const UNITS: [&str; 30] = [
     "tokens/s", "tok/s", "GB/s", "TB/s", "MB/s", "GFLOP/s", "TFLOP/s", "GOP/s", "ms", "µs", "us", "ns", "GB", "MB",
-    "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "GFLOP", "MFLOP", "tests", "%", "percent", "per", "thousand", "million",
+    "kB", "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "GFLOP", "MFLOP", "tests", "%", "percent", "per", "thousand", "million",
     "billion",
 ];
 
