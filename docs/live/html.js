@@ -22,7 +22,8 @@ export function number(n, unit = "") {
 /** A whole number that is to be read digit by digit: `14,700,512`. */
 export const grouped = (n) => n.toLocaleString("en-US");
 
-export const percent = (p) => (p > 0 && p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`);
+/** As HTML. */
+export const percent = (p) => (p > 0 && p < 0.0005 ? "&lt;0.1 %" : `${(100 * p).toFixed(1)} %`);
 
 /** A cell with a bar behind its text; the text says it all, the bar is for the eye. */
 export const bar = (fraction, text) =>

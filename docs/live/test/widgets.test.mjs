@@ -39,7 +39,7 @@ test("numbers keep three digits", () => {
     assert.deepEqual([0, 12, 999, 1000, 12345, 999499, 99_960_000, 5e12].map((n) => number(n, "B")), [
         "0 B", "12 B", "999 B", "1.0 kB", "12.3 kB", "999 kB", "100 MB", "5000 GB",
     ]);
-    assert.deepEqual([0, 0.0001, 0.5, 1].map(percent), ["0.0 %", "<0.1 %", "50.0 %", "100.0 %"]);
+    assert.deepEqual([0, 0.0001, 0.5, 1].map(percent), ["0.0 %", "&lt;0.1 %", "50.0 %", "100.0 %"]);
 });
 
 test("the stepper ends in the engine's tokens", () => {
