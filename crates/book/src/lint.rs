@@ -6,8 +6,8 @@ use crate::links::Outline;
 /// Words behind a number that make it a measurement, however small it is.
 const UNITS: [&str; 30] = [
     "tokens/s", "tok/s", "GB/s", "TB/s", "MB/s", "GFLOP/s", "TFLOP/s", "GOP/s", "ms", "µs", "us", "ns", "GB", "MB",
-    "kB", "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "GFLOP", "MFLOP", "tests", "%", "percent", "per", "thousand", "million",
-    "billion",
+    "kB", "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "GFLOP", "MFLOP", "tests", "%", "percent", "per", "thousand",
+    "million", "billion",
 ];
 
 /// Numbers in words.
