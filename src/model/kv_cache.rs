@@ -515,7 +515,7 @@ mod tests {
     /// Memory is what is stored, and at most an eighth more for what comes next: never the whole context at once.
     #[test]
     fn memory_follows_what_is_stored() {
-        fn bytes<T>(layer: &KvLayer<T>) -> usize {
+        fn bytes<T: KvTile>(layer: &KvLayer<T>) -> usize {
             size_of_val(&layer.keys[..]) + size_of_val(&layer.values[..])
         }
         for dtype in [KvDType::F16, KvDType::F32, KvDType::Q8] {

@@ -114,7 +114,10 @@ fn chosen(value: &Value, selector: &Selector<'_>) -> Result<Value, String> {
             let is = |value: &Value| match value {
                 Value::String(other) if begins => other.starts_with(text),
                 Value::String(other) => other == text,
-                other => !begins && other.to_string() == text,
+                other => {
+                    let shown = other.to_string();
+                    !begins && shown == text
+                }
             };
             let mut fit = all.iter().filter(|element| element.get(key).is_some_and(is));
             match (fit.next(), fit.next()) {

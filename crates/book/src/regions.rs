@@ -37,8 +37,9 @@ pub fn open(label: &str) -> String {
 }
 
 fn find(text: &str) -> Vec<Wide> {
-    let (mut found, mut head, mut code): (Vec<Wide>, Option<Vec<String>>, Option<(String, String)>) =
-        (Vec::new(), None, None);
+    let mut found: Vec<Wide> = Vec::new();
+    let mut head: Option<Vec<String>> = None;
+    let mut code: Option<(String, String)> = None;
     // The place that a snippet names above its code.
     let mut place = String::new();
     let mut html = crate::links::Html::default();

@@ -74,7 +74,8 @@ impl Text {
             return Err(unclear());
         }
         // From the weakest sign to the strongest.
-        let operations: [(&str, fn(f64, f64) -> f64); 4] =
+        type Operation = (&'static str, fn(f64, f64) -> f64);
+        let operations: [Operation; 4] =
             [(" << ", |a, b| a * b.exp2()), (" + ", |a, b| a + b), (" - ", |a, b| a - b), (" * ", |a, b| a * b)];
         let value = |word: &str| match number(word) {
             Some(value) => Ok(value),
