@@ -6,7 +6,7 @@
 //!
 //! An element is chosen by what it has, `[name=value]`, or by how that begins, `[step^="Waiting threads"]`: one, and only one,
 //! must fit. `[3]` is for what has an order, not for tables of a notebook; `[case.ids[0]]` is an index that a source knows.
-//! Of a text, `["copying moves * GB/s"]` is the number at the star, and `text.NAME` a constant or a section: [`Text`].
+//! Of a text, `["copying moves * GB/s"]` is the number at the star, and `text.NAME` a constant or a section (`text.rs`).
 
 use crate::command::{ABSENT, Fs};
 use crate::format;
