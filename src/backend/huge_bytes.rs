@@ -5,6 +5,7 @@
 //! two sets of them. Pages of 2 MiB are 512 times fewer. The kernel gives them where it is asked to (`madvise`), and only
 //! to memory that holds whole ones. What is mapped goes back to the system when it is dropped; an allocator may keep it.
 
+use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 use std::ops::{Deref, DerefMut};
 
 /// Bytes that start as zeros, at an address that is a multiple of 64.
@@ -16,8 +17,13 @@ pub struct HugeBytes {
 enum Memory {
     Mapped(memmap2::MmapMut),
     /// Where memory cannot be mapped.
-    Heap(Vec<[u64; 8]>),
+    Heap(Vec<Line>),
 }
+
+/// A cache line.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
 
 impl HugeBytes {
     /// `len` zeros.
@@ -28,7 +34,7 @@ impl HugeBytes {
         // A hint: where it is refused, pages are small.
         #[cfg(target_os = "linux")]
         let _ = map.as_ref().map(|map| map.advise(memmap2::Advice::HugePage));
-        let memory = map.map_or_else(|| Memory::Heap(vec![[0; 8]; len.div_ceil(64)]), Memory::Mapped);
+        let memory = map.map_or_else(|| Memory::Heap(vec![Line([0; 8]); len.div_ceil(64)]), Memory::Mapped);
         Self { memory, len }
     }
 }
@@ -53,7 +59,7 @@ impl Deref for HugeBytes {
     fn deref(&self) -> &[u8] {
         match &self.memory {
             Memory::Mapped(map) => &map[..self.len],
-            Memory::Heap(words) => &bytemuck::cast_slice(words)[..self.len],
+            Memory::Heap(words) => &cast_slice(words)[..self.len],
         }
     }
 }
@@ -62,7 +68,24 @@ impl DerefMut for HugeBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
             Memory::Mapped(map) => &mut map[..self.len],
-            Memory::Heap(words) => &mut bytemuck::cast_slice_mut(words)[..self.len],
+            Memory::Heap(words) => &mut cast_slice_mut(words)[..self.len],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tiles of 64 bytes are cut from it, and vector loads expect it, whether it is mapped or not.
+    #[test]
+    fn memory_of_any_size_begins_at_a_cache_line() {
+        for len in [0, 1, 64, 1000, 128 << 10, (128 << 10) + 1, 5 << 20] {
+            let mut bytes = HugeBytes::zeroed(len);
+            assert_eq!((bytes.len(), bytes.as_ptr() as usize % 64), (len, 0), "{len}");
+            assert!(bytes.iter().all(|&byte| byte == 0));
+            bytes.fill(7);
+            assert!(bytes.clone().iter().all(|&byte| byte == 7));
         }
     }
 }
