@@ -63,6 +63,9 @@ fn softmax_makes_shares() {
 fn rope_turns_each_pair_by_its_own_angle() {
     let e = example("rope");
     let angles = numbers(&e["angles"]);
+    let [theta, head_dim, position] = ["theta", "head_dim", "position"].map(|name| numbers(&e[name])[0]);
+    let turns = [0.0, 2.0].map(|pair: f32| position * theta.powf(-pair / head_dim));
+    assert_close(&turns, &e["angles"]);
     let cos_sin: Vec<f32> = angles.iter().map(|a| a.cos()).chain(angles.iter().map(|a| a.sin())).collect();
     let mut x = numbers(&e["x"]);
     rope::rope(&mut x, &cos_sin, 1, 1, 4);
@@ -91,6 +94,28 @@ fn two_query_heads_share_one_head_of_keys_and_values() {
     assert_close(&out, &e["out"]);
 }
 // ANCHOR_END: attention
+
+/// The steps that the page shows between queries and output.
+#[test]
+fn scores_become_weights_and_weights_an_output() {
+    let e = example("attention");
+    let size = |name: &str| e[name].as_u64().unwrap() as usize;
+    let (q, k, v, head_dim) = (numbers(&e["q"]), numbers(&e["k"]), numbers(&e["v"]), size("head_dim"));
+    assert_eq!((q.len(), k.len(), size("kv_heads")), (size("heads") * head_dim, 2 * head_dim, 1));
+    assert_close(&[1.0 / (head_dim as f32).sqrt()], &serde_json::json!([e["scale"]]));
+    let scale = numbers(&e["scale"])[0];
+    let (mut scores, mut weights, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    for query in q.chunks(head_dim) {
+        let mut row: Vec<f32> = k.chunks(head_dim).map(|key| scale * linear::dot(query, key)).collect();
+        scores.extend(row.clone());
+        softmax::softmax(&mut row);
+        out.extend((0..head_dim).map(|i| row[0] * v[i] + row[1] * v[head_dim + i]));
+        weights.extend(row);
+    }
+    assert_close(&scores, &e["scores"]);
+    assert_close(&weights, &e["weights"]);
+    assert_close(&out, &e["out"]);
+}
 
 #[test]
 fn the_first_token_sees_itself_alone() {
@@ -134,6 +159,7 @@ fn attention_of_two_pieces_is_that_of_the_whole() {
     let [scores, values, largest, totals, sums, shrink] =
         ["scores", "values", "largest", "totals", "sums", "shrink"].map(|name| numbers(&e[name]));
 
+    assert_close(&scores.iter().map(|score| score.exp()).collect::<Vec<_>>(), &e["weights"]);
     // Each piece for itself: its sum over its total is attention over its own positions.
     for (piece, at) in [0..2, 2..4].into_iter().enumerate() {
         let (scores, values) = (&scores[at.clone()], &values[at]);
@@ -171,6 +197,7 @@ fn distribution(params: SamplingParams, logits: &[f32]) -> Vec<f32> {
 fn each_step_of_sampling_leaves_what_the_page_says() {
     let e = example("sampling");
     let logits = numbers(&e["logits"]);
+    assert_eq!(e["tokens"].as_array().map(Vec::len), Some(logits.len()), "a name for each");
     let setting = |name: &str| numbers(&e["settings"][name])[0];
     let mut params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
     assert_close(&distribution(params.clone(), &logits), &e["softmax"]);
@@ -213,8 +240,10 @@ fn a_block_of_weights_becomes_codes() {
     let file = Checkpoint::open("models/stories/model.safetensors".as_ref()).unwrap();
     let weights = file.get(e["tensor"].as_str().unwrap()).unwrap();
     let (row, columns) = (e["row"].as_u64().unwrap() as usize, weights.shape[1]);
-    let values = &weights.to_f32()[row * columns..][..32];
+    let values = &weights.to_f32()[row * columns + 32 * e["block"].as_u64().unwrap() as usize..][..32];
     assert_eq!(values, numbers(&e["values"]));
+    let largest = values.iter().copied().fold(0.0, |max: f32, x| if x.abs() > max.abs() { x } else { max });
+    assert_eq!([largest][..], numbers(&e["largest"]));
     let rmse = |back: &[f32]| {
         let squares: f64 = values.iter().zip(back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         (squares / 32.0).sqrt() as f32

@@ -153,7 +153,7 @@ pub fn copy(
         fs::remove_file(&stale).with_context(|| format!("removing {}", stale.display()))?;
     }
     let engine = read(&root.join("Cargo.toml"))?;
-    write(&to.join("Cargo.toml"), manifest(&engine, &sources, to.strip_prefix(root)?)?.as_bytes())?;
+    write(&to.join("Cargo.toml"), manifest(&engine, &sources, root, to)?.as_bytes())?;
     // Cargo takes out of it what the copy does not have, so it is never equal to the repository's.
     let (engine, lock) = (root.join("Cargo.lock"), to.join("Cargo.lock"));
     let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
@@ -178,8 +178,12 @@ pub fn copy_kernels(catalogue: &Catalogue, to: &Path, exercise: &Exercise, body:
 
 /// The manifest of a copy in `directory`, from the repository's root: that of the engine, without what only
 /// its binary and its benchmarks need, and built for short waiting instead of speed.
-fn manifest(engine: &str, sources: &[String], directory: &Path) -> Result<String> {
-    let depth = directory.components().count();
+fn manifest(engine: &str, sources: &[String], root: &Path, copy: &Path) -> Result<String> {
+    // From the copy to the repository: up, or, where the copy is elsewhere, from the top.
+    let (directory, back) = match copy.strip_prefix(root) {
+        Ok(inside) => (inside, "../".repeat(inside.components().count())),
+        Err(_) => (copy, format!("{}/", root.display())),
+    };
     let mut manifest: Table = engine.parse().context("the engine's Cargo.toml")?;
     for key in ["bin", "bench", "profile", "lints", "workspace"] {
         manifest.remove(key);
@@ -195,9 +199,9 @@ fn manifest(engine: &str, sources: &[String], directory: &Path) -> Result<String
     if let Some(features) = manifest.get_mut("features").and_then(Value::as_table_mut) {
         features.remove("default");
     }
-    trim(&mut manifest, sources, depth);
+    trim(&mut manifest, sources, &back);
     if let Some(targets) = manifest.get_mut("target").and_then(Value::as_table_mut) {
-        targets.iter_mut().filter_map(|(_, target)| target.as_table_mut()).for_each(|t| trim(t, sources, depth));
+        targets.iter_mut().filter_map(|(_, target)| target.as_table_mut()).for_each(|t| trim(t, sources, &back));
     }
     let rest = "
         workspace = {}
@@ -210,7 +214,7 @@ fn manifest(engine: &str, sources: &[String], directory: &Path) -> Result<String
 }
 
 /// Leaves the dependencies that `sources` name, and those that only a feature turns on; corrects relative paths.
-fn trim(table: &mut Table, sources: &[String], depth: usize) {
+fn trim(table: &mut Table, sources: &[String], back: &str) {
     for kind in ["dependencies", "dev-dependencies"] {
         let Some(dependencies) = table.get_mut(kind).and_then(Value::as_table_mut) else { continue };
         dependencies.retain(|name, dependency| {
@@ -219,7 +223,7 @@ fn trim(table: &mut Table, sources: &[String], depth: usize) {
         });
         for (_, dependency) in dependencies.iter_mut() {
             if let Some(Value::String(path)) = dependency.as_table_mut().and_then(|table| table.get_mut("path")) {
-                path.insert_str(0, &"../".repeat(depth));
+                path.insert_str(0, back);
             }
         }
     }
@@ -283,7 +287,8 @@ mod tests {
             "use half::f16; let x = serde_json::from_str(y);".to_owned(),
             "use tempfile; mmap::map(overlapping::x)".into(),
         ];
-        let found: Table = manifest(engine, &sources, Path::new("exercises/m2.rope")).unwrap().parse().unwrap();
+        let found: Table =
+            manifest(engine, &sources, Path::new("/fs"), Path::new("/fs/exercises/m2.rope")).unwrap().parse().unwrap();
         let keys = |table: &Value| table.as_table().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&found["dependencies"]), ["half", "serde-json", "standin"]);
         assert_eq!(keys(&found["dev-dependencies"]), ["tempfile"]);
