@@ -19,6 +19,9 @@ import * as roofline from "../roofline.js";
 import * as story from "../story.js";
 import * as tracer from "../tracer.js";
 
+/** As a cell's text. */
+const shownPercent = (p) => percent(p).replace("&lt;", "<");
+
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const FS = process.env.FS;
 const directory = mkdtempSync(join(tmpdir(), "fs-"));
@@ -109,7 +112,7 @@ test("logits: `fs logits`, and each step of the sampler worked out by hand", () 
     let drawn = 0;
     for (const [i, row] of cells(view, "The 12 most likely").entries()) {
         assert.equal(row[1], top[i].logit.toFixed(2));
-        assert.deepEqual(row.slice(2, 7), steps.map((step) => (step[i] > 0 ? percent(step[i]) : "out")));
+        assert.deepEqual(row.slice(2, 7), steps.map((step) => (step[i] > 0 ? shownPercent(step[i]) : "out")));
         // Five standard deviations of a count: what a thousand independent draws stay within.
         close(Number(row[7]), 1000 * steps[4][i], 5 * Math.sqrt(1000 * steps[4][i] * (1 - steps[4][i])), `draws of token ${i}`);
         drawn += Number(row[7]);
@@ -128,9 +131,9 @@ test("tracer: weights, lens and operations are those of `fs trace`; its formula 
         const { attention } = operations.find(({ operation }) => operation === "attention");
         const { now, view } = tracer.render({ trace, layer, head, row });
         const heads = [head, ...Array(config.num_attention_heads).keys()].filter((h, i) => i === 0 || h !== head);
-        assert.deepEqual(cells(view, "Where").map((cells) => cells.slice(1)), tokens.map((_, p) => heads.map((h) => percent(attention[row][h][p]))));
+        assert.deepEqual(cells(view, "Where").map((cells) => cells.slice(1)), tokens.map((_, p) => heads.map((h) => shownPercent(attention[row][h][p]))));
         assert.ok(now.endsWith(`= <b>${percent(Math.max(...attention[row][head]))}</b>`), now);
-        const lens = passes[0].lens.map(({ rows }) => rows[row].map(({ probability }) => percent(probability)));
+        const lens = passes[0].lens.map(({ rows }) => rows[row].map(({ probability }) => shownPercent(probability)));
         assert.deepEqual(cells(view, "What comes after").map((cells) => cells.slice(1).map((cell) => cell.match(/<?[\d.]+ %$/)[0])), lens);
         // What an operation reads is in no field of its own: the tables of `fs trace` have it.
         const printed = print(...args, "--layer", String(layer)).split("\n").filter((line) => /^  [a-z_]+ .*\d [kM]?B /.test(line));
@@ -245,7 +248,7 @@ test("microscope: codes and scales are those of a file that `fs quantize` writes
             const { kl, same_top: same } = quality.find(({ type }) => type.toUpperCase().replace("_M", "") === format);
             assert.deepEqual(rows[i], [
                 format, String(bits), `${block} values in ${size} bytes`, Math.sqrt(sum(errors.map((error) => error * error)) / 256).toPrecision(3),
-                Math.max(...errors).toPrecision(3), kl.mean.toPrecision(3), percent(1 - same),
+                Math.max(...errors).toPrecision(3), kl.mean.toPrecision(3), shownPercent(1 - same),
             ]);
             const { now, view } = microscope.render(all, { place, format, sub: 5 });
             const listed = cells(view, "Weights 160 to 191");
