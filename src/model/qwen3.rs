@@ -199,8 +199,8 @@ fn forward<B: Backend>(
         }
 
         let [gate, up] = &mut *wide;
-        let (projections, width) = ([&w.gate_proj, &w.up_proj], c.intermediate_size); // [n, intermediate]
-        b.norm_linear_swiglu([gate, up], h, x, &w.post_attention_layernorm, eps, projections, n, width);
+        let (projections, intermediate) = ([&w.gate_proj, &w.up_proj], c.intermediate_size); // [n, intermediate]
+        b.norm_linear_swiglu([gate, up], h, x, &w.post_attention_layernorm, eps, projections, n, intermediate);
         b.linear_add(x, h, gate, &w.down_proj, n, hidden); //              [n, hidden]
         look(Stage::Block(layer), x, n * hidden)?;
     }

@@ -176,7 +176,7 @@ pub fn copy_kernels(catalogue: &Catalogue, to: &Path, exercise: &Exercise, body:
     Ok(())
 }
 
-/// The manifest of a copy in `directory`, from the repository's root: that of the engine, without what only
+/// The manifest of the `copy`, a directory: that of the engine at `root`, without what only
 /// its binary and its benchmarks need, and built for short waiting instead of speed.
 fn manifest(engine: &str, sources: &[String], root: &Path, copy: &Path) -> Result<String> {
     // From the copy to the repository: up, or, where the copy is elsewhere, from the top.

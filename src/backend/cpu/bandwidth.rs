@@ -51,3 +51,19 @@ fn best_pass(cpu: &Cpu, parts: &[&[f32]]) -> f64 {
     parts.iter().map(|part| size_of_val(*part)).sum::<usize>() as f64 / best
 }
 // ANCHOR_END: read_bandwidth
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of packed weights are any floats, and their lengths any: no part is read beyond its end, and none is too short to cut.
+    #[test]
+    fn parts_of_any_size_and_content_are_read() {
+        let bits = [f32::NAN, f32::from_bits(1), f32::INFINITY, 0.5];
+        let values: Vec<f32> = bits.into_iter().cycle().take(100_003).collect();
+        for threads in [1, 3] {
+            let rate = best_pass(&Cpu::new(Some(threads)), &[&values, &values[..1], &values[..1025]]);
+            assert!(rate.is_finite() && rate > 0.0, "{rate}");
+        }
+    }
+}

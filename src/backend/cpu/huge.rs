@@ -39,6 +39,7 @@ impl Arena {
             return Part { chunk, range };
         }
         let chunk = Arc::new(RwLock::new(HugeBytes::zeroed(len.max(CHUNK))));
+        chunks.retain(|(chunk, _)| chunk.strong_count() > 0);
         chunks.push((Arc::downgrade(&chunk), len));
         Part { chunk, range: 0..len }
     }
@@ -69,5 +70,26 @@ impl Part {
     /// Where this part lies in its chunk.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is streamed to measure the machine is what weights fill, no byte beyond it, and nothing of a model that is gone.
+    #[test]
+    fn chunks_are_those_that_are_held() {
+        let arena = Arena::default();
+        let (first, second) = (arena.take(100), arena.take(100));
+        assert_eq!((first.range(), second.range()), (0..100, 128..228));
+        assert_eq!(arena.chunks().iter().map(|(_, taken)| *taken).collect::<Vec<_>>(), [228]);
+        let large = arena.take(CHUNK);
+        assert_eq!(arena.chunks().iter().map(|(_, taken)| *taken).collect::<Vec<_>>(), [228, CHUNK]);
+        drop((first, second));
+        assert_eq!(arena.chunks().len(), 1);
+        drop(large);
+        assert!(arena.chunks().is_empty());
+        assert_eq!(arena.take(10).range(), 0..10);
     }
 }
