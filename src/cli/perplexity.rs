@@ -39,7 +39,7 @@ Examples:
   fs perplexity story.txt
   fs perplexity wiki.test.raw --model qwen3-0.6b --context 2048 --stride 512 --json
   fs perplexity story.txt --model build/small --against stories
-  fs perplexity story.txt --kv q8 --against-kv f16                        what a cache of 8 bits costs")]
+  fs perplexity story.txt --kv q8 --against-kv f16    what a cache of 8 bits costs")]
 pub struct Args {
     /// The text, in UTF-8; `-` reads stdin
     file: PathBuf,
