@@ -390,3 +390,33 @@ impl<B: Backend> State<B> {
         self.token_layers
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::backend::reference::Reference;
+    use crate::expect;
+    use crate::session::{Engine, EngineOptions, ModelSource};
+
+    use super::*;
+
+    /// Guards against holding a prompt's activations while decoding, which no test of results can see: memory beside weights
+    /// and cache is mostly theirs.
+    #[test]
+    fn buffers_of_a_prompt_are_given_back_when_decoding_begins() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/forward/tied-bf16/model");
+        let source = expect(ModelSource::resolve(Some(directory)));
+        let engine = expect(Engine::load(&source, &EngineOptions::default()));
+        let (config, checkpoint) = (engine.config().clone(), engine.checkpoint());
+        let model = expect(Qwen3::load(Reference, config, checkpoint));
+        let mut state = model.state(KvDType::F16);
+        let rows = |state: &State<Reference>| state.buffers.as_ref().map(|buffers| (buffers.tokens, buffers.x.len()));
+        let mut append = |tokens: usize| {
+            let output = model.append(&mut state, Input::Tokens(&vec![1; tokens]), LogitsFor::Last, None);
+            expect(output.map(|_| ()));
+            rows(&state)
+        };
+        let hidden = model.config.hidden_size;
+        assert_eq!(append(40), Some((40, 40 * hidden)));
+        assert_eq!(append(1), Some((1, hidden)));
+    }
+}
