@@ -125,8 +125,8 @@ fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     })
 }
 
-/// Whether a file can be written, asked before the minutes that a benchmark takes; leaves what is there as it is.
-/// Whether a picture can be written there: a picture of before is replaced, anything else (a model, by a slip of the hand) is not.
+/// Whether a picture can be written there, asked before the minutes that a benchmark takes; leaves what is there as it is. A
+/// picture of before may be replaced, anything else (a model, by a slip of the hand) may not.
 fn check_writable(path: &Path) -> std::io::Result<()> {
     let is_new = !path.exists();
     let mut start = [0; 4];
@@ -205,6 +205,10 @@ fn table(report: &BenchReport, load_seconds: f64) -> Result<String, std::fmt::Er
                 )?;
             }
         }
+    }
+    let shares = report.results.iter().filter_map(|point| point.decode.as_ref()?.share_of_read_bandwidth);
+    if shares.fold(0.0, f64::max) > 1.0 {
+        writeln!(text, "\nAbove 100 %: weights as small as these stay in the processor's caches.")?;
     }
     for phase in &report.operations {
         operations_table(&mut text, phase)?;
