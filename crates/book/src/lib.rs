@@ -27,6 +27,7 @@ pub mod cites;
 pub mod command;
 pub mod directive;
 pub mod exercises;
+mod expression;
 pub mod figures;
 pub mod format;
 pub mod glossary;
