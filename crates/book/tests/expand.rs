@@ -130,6 +130,8 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
         ("[own](https://example.com/fs/blob/main/x)", "{{file PATH}}"),
         ("4096 rows", "typed by hand"),
         ("97 % of it", "typed by hand"),
+        ("it took **13** seconds", "typed by hand"),
+        ("half a second", "typed by hand"),
         ("seven million", "typed by hand"),
         ("{{lit 4096}} rows", "has no reason"),
         ("{{lit 4096 | cited}} rows", "nothing is cited"),
