@@ -9,7 +9,14 @@ use std::path::Path;
 pub const MAX_LINES: usize = 40;
 
 /// Where anchors may stand.
-const DIRECTORIES: [&str; 4] = ["src", "metal", "tests", "crates"];
+const DIRECTORIES: [&str; 6] = ["src", "metal", "tests", "benches", "crates", "docs/live"];
+
+/// The files that they may stand in, by the end of the name, and the language that a page shows them in.
+const LANGUAGES: [(&str, &str); 5] =
+    [("rs", "rust"), ("metal", "cpp"), ("h", "cpp"), ("js", "javascript"), ("mjs", "javascript")];
+
+/// Other people's code, which some tool may have put there.
+const INSTALLED: &str = "node_modules";
 
 /// This crate, whose subject anchors are.
 const EXCEPT: &str = "crates/book/";
@@ -21,6 +28,8 @@ pub struct Anchor {
     pub path: String,
     /// The line of `ANCHOR:`, from 1.
     pub line: usize,
+    /// The language, as a block of code names it.
+    pub language: &'static str,
     /// The piece's first and last line.
     pub lines: (usize, usize),
     /// The piece without the indentation that its lines share, and without markers inside of it, exercises' too.
@@ -55,20 +64,28 @@ impl Anchors {
         for entry in entries {
             let path = format!("{directory}/{}", entry.file_name().to_string_lossy());
             if entry.file_type()?.is_dir() {
-                if !format!("{path}/").starts_with(EXCEPT) {
+                if !format!("{path}/").starts_with(EXCEPT) && entry.file_name() != INSTALLED {
                     self.walk(root, &path, problems)?;
                 }
-            } else if matches!(path.rsplit_once('.'), Some((_, "rs" | "metal" | "h"))) {
-                self.read(&path, &std::fs::read_to_string(entry.path())?, problems);
+            } else if let Ok(text) = String::from_utf8(std::fs::read(entry.path())?) {
+                self.read(&path, &text, problems);
             }
         }
         Ok(())
     }
 
-    /// Adds the anchors of one file.
+    /// Adds the anchors of one file. In a file of a kind that cannot have any, one is a problem.
     pub fn read(&mut self, path: &str, text: &str, problems: &mut Vec<Problem>) {
         let lines: Vec<&str> = text.lines().collect();
         let mut problem = |line, message: String| problems.push(Problem::new(path, line + 1, message));
+        let end = path.rsplit_once('.').map_or("", |(_, end)| end);
+        let Some((_, language)) = LANGUAGES.into_iter().find(|(known, _)| *known == end) else {
+            let ends = LANGUAGES.map(|(end, _)| format!(".{end}")).join(", ");
+            for at in (0..lines.len()).filter(|at| is_foreign_marker(lines[*at])) {
+                problem(at, format!("an anchor in a file that is none of {ends}: no page could show it"));
+            }
+            return;
+        };
         let mut open: Vec<(&str, usize)> = Vec::new();
         for (at, line) in lines.iter().enumerate() {
             match marker(line) {
@@ -78,7 +95,7 @@ impl Anchors {
                     Some(i) => {
                         let (_, start) = open.remove(i);
                         let key = (path.to_owned(), name.to_owned());
-                        let anchor = cut(path, &lines, start, at);
+                        let anchor = cut((path, language), &lines, start, at);
                         let count = anchor.text.lines().count();
                         if anchor.text.trim().is_empty() {
                             problem(start, format!("anchor `{name}` is empty"));
@@ -132,6 +149,12 @@ fn marker(line: &str) -> Option<Marker<'_>> {
     }
 }
 
+/// Whether a line is a marker in the comments of some other language.
+fn is_foreign_marker(line: &str) -> bool {
+    let comment = ["//", "#", "--", ";", "/*", "<!--"].iter().find_map(|sign| line.trim().strip_prefix(sign));
+    comment.is_some_and(|text| ["ANCHOR:", "ANCHOR_END:"].iter().any(|word| text.trim_start().starts_with(word)))
+}
+
 /// Whether a line marks an exercise of crates/learn: `// EXERCISE: id`, `// EXERCISE_END`.
 fn is_exercise(line: &str) -> bool {
     let comment = line.trim().strip_prefix("//").map_or("", str::trim_start);
@@ -139,7 +162,7 @@ fn is_exercise(line: &str) -> bool {
 }
 
 /// The piece between two markers.
-fn cut(path: &str, lines: &[&str], start: usize, end: usize) -> Anchor {
+fn cut((path, language): (&str, &'static str), lines: &[&str], start: usize, end: usize) -> Anchor {
     let piece: Vec<&str> =
         lines[start + 1..end].iter().copied().filter(|line| marker(line).is_none() && !is_exercise(line)).collect();
     let indent = |line: &&str| line.len() - line.trim_start().len();
@@ -155,16 +178,17 @@ fn cut(path: &str, lines: &[&str], start: usize, end: usize) -> Anchor {
     Anchor {
         path: path.to_owned(),
         line: start + 1,
+        language,
         lines: (start + 2, end.max(start + 1)),
         text: text.join("\n"),
         item: inside.or_else(around),
     }
 }
 
-/// What a line of Rust or MSL declares, as `fn rms_norm`.
+/// What a line of Rust, MSL or JavaScript declares, as `fn rms_norm`.
 fn item(line: &str) -> Option<String> {
     let mut rest = line.trim_start();
-    for prefix in ["pub(crate) ", "pub(super) ", "pub ", "async ", "unsafe ", "extern \"C\" "] {
+    for prefix in ["export ", "pub(crate) ", "pub(super) ", "pub ", "async ", "unsafe ", "extern \"C\" "] {
         rest = rest.strip_prefix(prefix).unwrap_or(rest);
     }
     if rest.starts_with("const fn ") {
@@ -182,7 +206,7 @@ fn item(line: &str) -> Option<String> {
     if let Some(name) = invoked.or_else(|| rest.strip_prefix("macro_rules! ")?.strip_suffix(" {")) {
         return Some(format!("{name}!"));
     }
-    for keyword in ["fn", "struct", "enum", "trait", "type", "mod", "static", "const"] {
+    for keyword in ["fn", "struct", "enum", "trait", "type", "mod", "static", "const", "function", "class"] {
         if let Some(name) = rest.strip_prefix(keyword).and_then(|rest| rest.strip_prefix(' ')) {
             let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
             return (end > 0).then(|| format!("{keyword} {}", &name[..end]));
@@ -248,10 +272,27 @@ mod tests {
             ("pub unsafe extern \"C\" fn objc_msgSend() {", "fn objc_msgSend"),
             ("macro_rules! messages {", "messages!"),
             ("messages! {", "messages!"),
+            ("export async function mount(root, page) {", "function mount"),
+            ("export const LAYERS = 3;", "const LAYERS"),
         ] {
             assert_eq!(item(line).as_deref(), Some(name));
         }
         assert_eq!(item("    let x = 1;"), None);
+    }
+
+    #[test]
+    fn a_file_that_no_page_can_show_has_no_anchors() {
+        for (path, line) in [
+            ("tests/a.py", "# ANCHOR: a"),
+            ("docs/live/a.css", "/* ANCHOR_END: a */"),
+            ("benches/a", "<!-- ANCHOR: a -->"),
+        ] {
+            let (mut anchors, mut problems) = (Anchors::default(), Vec::new());
+            anchors.read(path, &format!("x\n  {line}\nANCHOR: only words\n"), &mut problems);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(problems[0].line, 2);
+            assert!(problems[0].message.contains(".rs, .metal, .h, .js"), "{}", problems[0]);
+        }
     }
 
     #[test]

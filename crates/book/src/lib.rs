@@ -27,6 +27,7 @@ pub mod cites;
 pub mod command;
 pub mod directive;
 pub mod exercises;
+mod expression;
 pub mod figures;
 pub mod format;
 pub mod glossary;
@@ -328,14 +329,13 @@ impl<'a> Builder<'a> {
 
     fn code(&self, target: &str) -> Result<String, String> {
         let anchor = self.anchors.get(target)?;
-        let language = if anchor.path.ends_with(".rs") { "rust" } else { "cpp" };
         let (first, last) = anchor.lines;
         let link = format!("{}#L{first}-L{last}", self.repository.blob(&anchor.path));
         let item = anchor.item.as_ref().map(|item| format!(" · <code>{}</code>", escape(item))).unwrap_or_default();
         Ok(format!(
             "<div class=\"snippet\">\n<p class=\"where\"><a href=\"{link}\">{}</a>{item}</p>\n\n{}\n\n</div>",
             anchor.path,
-            fence(language, &anchor.text)
+            fence(anchor.language, &anchor.text)
         ))
     }
 

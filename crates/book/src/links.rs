@@ -15,7 +15,7 @@ pub struct Outline {
     pub fragments: BTreeSet<String>,
     /// Where each heading starts, and its fragment.
     pub headings: Vec<(usize, String)>,
-    /// Prose, code spans, and the text inside of HTML.
+    /// Prose, a paragraph or a cell at a time and without its marks; code spans; the text inside of HTML.
     pub prose: Vec<(usize, String)>,
     /// Code spans.
     pub spans: Vec<(usize, String)>,
@@ -56,9 +56,18 @@ pub fn outline(text: &str) -> Outline {
         Some((CowStr::from("bracket:"), CowStr::from("")))
     };
     let mut heading: Option<(usize, Option<String>, String)> = None;
-    let (mut in_code, mut end_of_text, mut html) = (false, 0, Html::default());
+    let (mut in_code, mut in_prose, mut html) = (false, false, Html::default());
     let mut counts = BTreeMap::new();
     for (event, span) in Parser::new_with_broken_link_callback(text, options(), Some(&mut broken)).into_offset_iter() {
+        // A number's unit may stand behind a mark, the end of a line, or an entity (`4&nbsp;GiB`), which is an event of its own.
+        let goes_on = in_prose;
+        in_prose = match &event {
+            Event::Text(_) => !in_code,
+            Event::SoftBreak | Event::HardBreak => in_prose,
+            Event::Start(Tag::Emphasis | Tag::Strong | Tag::Strikethrough | Tag::Link { .. }) => in_prose,
+            Event::End(TagEnd::Emphasis | TagEnd::Strong | TagEnd::Strikethrough | TagEnd::Link) => in_prose,
+            _ => false,
+        };
         match event {
             Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) if &*dest_url != "bracket:" => {
                 outline.links.push((span.start, dest_url.to_string()));
@@ -95,12 +104,15 @@ pub fn outline(text: &str) -> Outline {
                 if let Some((.., heading)) = &mut heading {
                     heading.push_str(&text);
                 }
-                // An entity (`4&nbsp;GiB`) is an event of its own, and a number's unit may stand behind it.
                 match outline.prose.last_mut() {
-                    Some((_, last)) if end_of_text == span.start => last.push_str(&text),
+                    Some((_, last)) if goes_on => last.push_str(&text),
                     _ => outline.prose.push((span.start, text.to_string())),
                 }
-                end_of_text = span.end;
+            }
+            Event::SoftBreak | Event::HardBreak => {
+                if let (Some((_, last)), true) = (outline.prose.last_mut(), goes_on) {
+                    last.push('\n');
+                }
             }
             Event::Code(text) => {
                 if let Some((.., heading)) = &mut heading {

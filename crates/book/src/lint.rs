@@ -1,26 +1,70 @@
 //! What may not be typed into a page by hand: numbers that the code, a log or a fixture knows, output, and code.
+//!
+//! A number that somebody counted or measured has a source, however small it is. A number that says *what a thing is* is a word
+//! like any other, and so is one that readers count along with the sentence.
+//!
+//! | refused | why |
+//! | --- | --- |
+//! | three digits or more; a fraction: `3.7`; `1e-5` | nobody has such a number from nothing |
+//! | digits before a unit: `13 seconds`, `2x`, `40 clock cycles`, `8 tokens`, `97 %`; before a cross: `32 × 64` | a quantity: it was counted or measured, and may change |
+//! | words above ten before a unit, `fifteen layers`; a scale, `two per cent`; `half a second`, `nine times of ten` | the same, spelled out |
+//!
+//! | may be typed | why |
+//! | --- | --- |
+//! | `8 bits`, `32 lanes`, `a 4-bit code`, `8×8`, `2⁴` | a width names a format or a machine; another one would be another thing |
+//! | `32 values`, `2 rows`, `16 columns` | the shape of what the sentence draws; one that the code chose may be asked for |
+//! | up to ten in words: `two cores`, `five steps`; `a dozen`, `a thousand times` | readers count along, or know a figure of speech |
+//! | `{{lit NUMBER \| KIND}}` | it has its reason beside it: [`KINDS`] |
+//!
+//! What remains is for whoever reads the page: *four times* may be wrong, and no rule finds out.
 
 use crate::directive::MASK;
 use crate::links::Outline;
 
-/// Words behind a number that make it a measurement, however small it is.
-const UNITS: [&str; 30] = [
-    "tokens/s", "tok/s", "GB/s", "TB/s", "MB/s", "GFLOP/s", "TFLOP/s", "GOP/s", "ms", "µs", "us", "ns", "GB", "MB",
-    "kB", "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "GFLOP", "MFLOP", "tests", "%", "percent", "per", "thousand",
-    "million", "billion",
+/// Words behind a number that make it a measurement.
+const UNITS: [&str; 28] = [
+    "tokens/s", "tok/s", "GB/s", "TB/s", "MB/s", "GFLOP/s", "TFLOP/s", "GOP/s", "s", "ms", "µs", "us", "ns", "GB",
+    "MB", "kB", "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "GFLOP", "MFLOP", "tests", "%", "x", "×",
 ];
 
-/// Numbers in words.
-const WORDS: [&str; 28] = [
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
+/// Times of which a half or a quarter is a measurement, too.
+const TIMES: [&str; 7] = ["second", "minute", "hour", "day", "millisecond", "microsecond", "nanosecond"];
+
+/// What is counted: a number before one of these is a quantity. Bits and lanes are widths, rows, columns and values are shapes.
+const COUNTED: [&str; 24] = [
+    "times",
+    "cycles",
+    "instructions",
+    "loads",
+    "stores",
+    "operations",
+    "multiplications",
+    "additions",
+    "layers",
+    "heads",
+    "tokens",
+    "bytes",
+    "kilobytes",
+    "megabytes",
+    "gigabytes",
+    "lines",
+    "weights",
+    "parameters",
+    "threads",
+    "cores",
+    "dispatches",
+    "barriers",
+    "messages",
+    "files",
+];
+
+/// Words that begin something else behind a number: in `1 and 4 lines`, `1` is not counted in lines.
+const JOINTS: [&str; 14] = ["and", "or", "of", "in", "to", "by", "for", "at", "as", "with", "on", "is", "are", "than"];
+
+/// Numbers in words, up to ten and above.
+const SMALL: [&str; 12] =
+    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "half", "quarter"];
+const LARGE: [&str; 17] = [
     "eleven",
     "twelve",
     "thirteen",
@@ -38,12 +82,10 @@ const WORDS: [&str; 28] = [
     "seventy",
     "eighty",
     "ninety",
-    "half",
-    "quarter",
 ];
 
-/// What makes a number in words one that somebody knows.
-const SCALES: [&str; 6] = ["hundred", "thousand", "million", "billion", "percent", "per cent"];
+/// What makes of a small number one that somebody knows.
+const SCALES: [&str; 5] = ["hundred", "thousand", "million", "billion", "percent"];
 
 /// Why a number may stand in a page without a source: `{{lit NUMBER | KIND}}`.
 ///
@@ -101,7 +143,7 @@ pub fn typed(at: usize, text: &str) -> impl Iterator<Item = (usize, String)> {
     digits.chain(words(text).into_iter().map(move |number| (at, message(&number)))).collect::<Vec<_>>().into_iter()
 }
 
-/// Numbers of three digits or more, and measurements.
+/// Numbers in digits that have a source.
 pub fn numbers(text: &str) -> impl Iterator<Item = &str> {
     let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | ',');
     let mut rest = text;
@@ -112,41 +154,104 @@ pub fn numbers(text: &str) -> impl Iterator<Item = &str> {
             let before = rest[..start].chars().next_back().or(last);
             let end = rest[start..].find(|c| !word(c)).map_or(rest.len(), |i| start + i);
             let number = rest[start..end].trim_end_matches(['.', ',']);
-            let behind = &rest[end..];
+            // A sentence that ends in a number has no unit.
+            let behind = if start + number.len() == end { &rest[end..] } else { "" };
             last = rest[..end].chars().next_back();
-            rest = behind;
+            rest = &rest[end..];
             // Part of a name, as in `Q4_K`, `AVX-512`, `U+0301` or `2.2.3`.
             let named = before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '+'));
             // `1e-5` and `5e-4` are tolerances, and somebody chose them.
             if !named && number.len() > 1 && number.ends_with('e') && behind.starts_with('-') {
                 return Some(number);
             }
-            if named || number.matches('.').count() > 1 || number.contains(|c: char| c.is_alphabetic() || c == '_') {
+            let digits = number.trim_end_matches(|c: char| c.is_alphabetic());
+            if named
+                || digits.matches('.').count() > 1
+                || digits.contains(|c: char| !c.is_ascii_digit() && !",.".contains(c))
+            {
                 continue;
             }
-            let digits = number.chars().filter(char::is_ascii_digit).count();
-            let behind = behind.trim_start();
-            let unit = behind.split([' ', '\u{a0}', ',', '.', ';', ')', '\n', ':']).next().unwrap_or_default();
-            // `per` alone is no unit, `per cent` is.
-            let unit = if unit == "per" && !behind.starts_with("per cent") { "" } else { unit };
-            if digits >= 3 || UNITS.contains(&unit) {
+            // `2x`, `13s`; but `32nd`.
+            if digits.len() < number.len() {
+                match UNITS.contains(&&number[digits.len()..]) {
+                    true => return Some(number),
+                    false => continue,
+                }
+            }
+            if digits.contains('.') || digits.chars().filter(char::is_ascii_digit).count() >= 3 || has_unit(behind) {
                 return Some(number);
             }
         }
     })
 }
 
-/// Numbers in words that somebody knows: `seven million`, `two per cent`, `half a billion`.
+/// Whether what stands behind a number says of what it is that many: a unit, or one word and a unit.
+fn has_unit(behind: &str) -> bool {
+    if let Some(other) = behind.trim_start().strip_prefix('×') {
+        // `8×8` is the name of a shape.
+        return behind.starts_with(char::is_whitespace) || !other.starts_with(|c: char| c.is_ascii_digit());
+    }
+    let mut words = behind.split_whitespace();
+    let Some(first) = words.next() else { return false };
+    match bare(first) {
+        // `per` alone is no unit, `per cent` is.
+        "per" => words.next().is_some_and(|word| word.starts_with("cent")),
+        unit if is_unit(unit) || SCALES.contains(&unit) => true,
+        // `40 clock cycles`; what is multiplied, as in `3 values times 4`, is not counted.
+        _ => {
+            let plain = first.chars().all(char::is_lowercase) && !JOINTS.contains(&first);
+            plain && words.next().map(bare).is_some_and(|unit| unit != "times" && is_counted(unit))
+        }
+    }
+}
+
+fn is_unit(word: &str) -> bool {
+    UNITS.iter().any(|unit| unit.eq_ignore_ascii_case(word)) || is_counted(word)
+}
+
+fn is_counted(word: &str) -> bool {
+    COUNTED.contains(&word) || word.strip_suffix('s').is_some_and(|one| TIMES.contains(&one))
+}
+
+/// A word without what the sentence puts around it.
+fn bare(word: &str) -> &str {
+    let word = word.trim_start_matches(['(', '"', '“', '‘']);
+    word.trim_end_matches([',', '.', ';', ':', ')', '?', '!', '"', '”', '’'])
+}
+
+/// Numbers in words that have a source: `seven million`, `two per cent`, `fifteen layers`, `half a second`, `nine times of ten`.
 fn words(text: &str) -> Vec<String> {
-    let small = text.to_lowercase().replace(['\u{a0}', '-'], " ");
-    let words: Vec<&str> = small.split(' ').collect();
+    let small = text.to_lowercase().replace('-', " ");
+    let words: Vec<&str> = small.split_whitespace().collect();
     let mut found = Vec::new();
-    for (i, pair) in words.windows(2).enumerate() {
-        let rest = words[i + 1..].join(" ");
-        let rest = rest.strip_prefix("a ").unwrap_or(&rest);
-        let scaled = SCALES.iter().find(|scale| rest.starts_with(**scale));
-        if let (true, Some(scale)) = (WORDS.contains(&pair[0]), scaled) {
-            found.push(format!("{} {scale}", pair[0]));
+    for i in 0..words.len() {
+        // Nothing belongs to a word that ends its sentence.
+        let number = words[i].trim_start_matches(['(', '"', '“', '‘']);
+        let large = LARGE.contains(&number);
+        if !large && !SMALL.contains(&number) {
+            continue;
+        }
+        let at = |k: usize| words.get(i + k).copied().unwrap_or_default();
+        let article = usize::from(matches!(at(1), "a" | "an"));
+        let unit = at(1 + article);
+        let scale = SCALES.iter().find(|scale| unit.starts_with(**scale));
+        let scale = scale.copied().or((unit == "per" && at(2 + article).starts_with("cent")).then_some("per cent"));
+        // `twenty-five layers`: the second word of the number.
+        let counted = bare(if SMALL.contains(&unit) { at(2) } else { unit });
+        let kind = usize::from(matches!(at(1), "time" | "times" | "place" | "places" | "case" | "cases"));
+        let out = usize::from(at(1 + kind) == "out");
+        let whole = at(2 + kind + out);
+        let whole = bare(if whole == "a" { at(3 + kind + out) } else { whole });
+        let share = matches!(at(1 + kind + out), "of" | "in")
+            && (whole == "ten" || LARGE.contains(&whole) || SCALES.contains(&whole));
+        if let Some(scale) = scale.filter(|_| number != "one") {
+            found.push(format!("{number} {scale}"));
+        } else if large && article == 0 && is_unit(counted) {
+            found.push(format!("{number} {counted}"));
+        } else if article == 1 && TIMES.contains(&bare(unit)) {
+            found.push(format!("{number} {} {}", at(1), bare(unit)));
+        } else if share {
+            found.push(format!("{number} of {whole}"));
         }
     }
     found
@@ -192,6 +297,72 @@ mod tests {
         for text in ["two of three", "a thousand times", "hundreds of billions", "half of it"] {
             assert_eq!(words(text), Vec::<String>::new());
         }
+    }
+
+    /// All that a sentence is refused for.
+    fn refused(text: &str) -> Vec<String> {
+        found(text).into_iter().map(str::to_owned).chain(words(text)).collect()
+    }
+
+    #[test]
+    fn quantities_are_refused_however_small() {
+        for (text, number) in [
+            ("3.7 times as fast", "3.7"),
+            ("it takes 13 seconds.", "13"),
+            ("a gain of 2x", "2x"),
+            ("2× as fast", "2"),
+            ("in 13s or so", "13s"),
+            ("after 40 cycles, it", "40"),
+            ("some 40 clock cycles", "40"),
+            ("28 decoder layers", "28"),
+            ("24 multiplications", "24"),
+            ("(8 tokens)", "8"),
+            ("5 bytes", "5"),
+            ("excerpts of 8 lines", "8"),
+            ("a tile of 32 × 64", "32"),
+            ("about 4.5 bits", "4.5"),
+            ("with 0.7 of it", "0.7"),
+            ("Fifteen layers", "fifteen layers"),
+            ("twenty-four tokens", "twenty tokens"),
+            ("(sixteen times)", "sixteen times"),
+            ("forty cores", "forty cores"),
+            ("twelve GB/s of it", "twelve gb/s"),
+            ("half a second to tell a story", "half a second"),
+            ("half an hour", "half an hour"),
+            ("right nine times of ten.", "nine of ten"),
+            ("about one in twenty", "one of twenty"),
+            ("one case out of a hundred", "one of hundred"),
+        ] {
+            assert_eq!(refused(text), [number], "{text}");
+        }
+    }
+
+    #[test]
+    fn widths_shapes_and_what_readers_count_may_be_typed() {
+        for text in [
+            "8 bits, sixteen bits, a 4-bit code, 32 lanes",
+            "8×8 matrices, 2⁴ times as large",
+            "32 values, 2 rows of 16 columns, x · 2",
+            "the operations of layer 0, times the number of layers",
+            "row 1 and lines below it",
+            "3 values times that",
+            "every 32nd element",
+            "two cores, four cycles, ten tokens",
+            "a dozen operations, a hundred tokens, half a step",
+            "one of three, one after the other, one in each",
+            "sixteen. Times change",
+            "at position 3. Bytes follow",
+        ] {
+            assert_eq!(refused(text), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_unit_may_stand_behind_a_mark_or_a_line_s_end() {
+        for page in ["**12** times\n", "12 *more*\ntokens\n", "12\ncycles\n", "12 [tokens](a.md)\n"] {
+            assert_eq!(of(page).len(), 1, "{page}");
+        }
+        assert!(of("12\n\ntokens\n\n| 12 | tokens |\n| --- | --- |\n").is_empty(), "another paragraph, another cell");
     }
 
     fn of(page: &str) -> Vec<String> {

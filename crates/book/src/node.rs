@@ -26,11 +26,13 @@ pub enum Node {
 pub enum Selector<'a> {
     Index(usize),
     Range(usize, usize),
-    /// The element of an array whose field is this text, or begins with it.
+    /// The element of an array whose field is this text, or begins with it; or the first such behind another element, which
+    /// is named by key and text.
     Where {
         key: &'a str,
         text: &'a str,
         begins: bool,
+        after: Option<(&'a str, &'a str)>,
     },
     /// The number in a text, by what stands around it.
     Find(&'a str),
@@ -110,22 +112,31 @@ fn chosen(value: &Value, selector: &Selector<'_>) -> Result<Value, String> {
         Selector::Index(i) => all.get(i).cloned().ok_or_else(|| outside(i, all.len())),
         Selector::Range(a, b) => Ok(all.get(a..b).ok_or_else(|| outside(b, all.len()))?.to_vec().into()),
         Selector::Find(_) => Err("`[\"…\"]` is for texts".into()),
-        Selector::Where { key, text, begins } => {
-            let is = |value: &Value| match value {
-                Value::String(other) if begins => other.starts_with(text),
-                Value::String(other) => other == text,
-                other => {
-                    let shown = other.to_string();
-                    !begins && shown == text
-                }
-            };
-            let mut fit = all.iter().filter(|element| element.get(key).is_some_and(is));
-            match (fit.next(), fit.next()) {
-                (Some(one), None) => Ok(one.clone()),
-                (None, _) => Err(format!("no element has `{key}` = `{text}`")),
-                _ => Err(format!("several elements have `{key}` = `{text}`")),
-            }
+        Selector::Where { key, text, begins, after: None } => Ok(all[only(all, key, text, begins)?].clone()),
+        Selector::Where { key, text, begins, after: Some((other, name)) } => {
+            let behind = &all[only(all, other, name, false)? + 1..];
+            let found = behind.iter().find(|element| fits(element, key, text, begins));
+            found.cloned().ok_or_else(|| format!("no element after `{other}` = `{name}` has `{key}` = `{text}`"))
         }
+    }
+}
+
+/// The place of the one element whose field is this text.
+fn only(all: &[Value], key: &str, text: &str, begins: bool) -> Result<usize, String> {
+    let mut fit = (0..all.len()).filter(|i| fits(&all[*i], key, text, begins));
+    match (fit.next(), fit.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(format!("no element has `{key}` = `{text}`")),
+        _ => Err(format!("several elements have `{key}` = `{text}`")),
+    }
+}
+
+fn fits(element: &Value, key: &str, text: &str, begins: bool) -> bool {
+    match element.get(key) {
+        Some(Value::String(other)) if begins => other.starts_with(text),
+        Some(Value::String(other)) => other == text,
+        Some(other) => !begins && other.to_string() == text,
+        None => false,
     }
 }
 

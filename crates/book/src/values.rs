@@ -5,12 +5,15 @@
 //! over `len(x)`, `sum(x)`, `max(x)`, `sqrt(x)` and `log2(x)`. Signs stand between spaces, since names may contain `-`.
 //!
 //! An element is chosen by what it has, `[name=value]`, or by how that begins, `[step^="Waiting threads"]`: one, and only one,
-//! must fit. `[3]` is for what has an order, not for tables of a notebook; `[case.ids[0]]` is an index that a source knows.
+//! must fit; or by the element that it comes after: `[operation=add after tensor="….o_proj.weight"]` is the first of its kind
+//! behind that one. `[3]` is for what has an order, not for tables of a notebook nor for a trace's operations, which come and go;
+//! `[case.ids[0]]` is an index that a source knows.
 //! Of a text, `["copying moves * GB/s"]` is the number at the star, and `text.NAME` a constant or a section (`text.rs`).
 
 use crate::command::{ABSENT, Fs};
+use crate::expression::Parser;
 use crate::format;
-use crate::node::{Node, Selector, tables};
+use crate::node::{Node, tables};
 use crate::text::Text;
 use failed_star::session::verify::{Rounding, contract};
 use failed_star::weights::{Checkpoint, DType};
@@ -121,7 +124,7 @@ impl Values {
     /// The text of an expression that says where a line of a drawing begins: numbers in it are the drawing's own.
     pub fn place(&self, arguments: &str, fs: &Fs) -> Result<String, String> {
         let (expression, formats) = crate::directive::pipes(arguments);
-        let mut parser = Parser { values: self, fs, text: expression, rest: expression, sources: 0, typed: None };
+        let mut parser = Parser::new(self, expression, fs);
         match parser.whole() {
             Err(error) if error == ABSENT => Ok("0".into()),
             value => format::show(&value?, &formats),
@@ -130,7 +133,7 @@ impl Values {
 
     /// The text of arithmetic over numbers alone: `{{lit 2 * 3 | arithmetic | digits 1}}`.
     pub fn arithmetic(&self, expression: &str, formats: &[&str], fs: &Fs) -> Result<String, String> {
-        let mut parser = Parser { values: self, fs, text: expression, rest: expression, sources: 0, typed: None };
+        let mut parser = Parser::new(self, expression, fs);
         let value = parser.whole()?;
         if parser.sources > 0 {
             return Err(format!("`{expression}` asks a source: that is {{{{val}}}}"));
@@ -152,7 +155,7 @@ impl Values {
 
     /// The value of an expression.
     pub fn evaluate(&self, expression: &str, fs: &Fs) -> Result<Value, String> {
-        let mut parser = Parser { values: self, fs, text: expression, rest: expression, sources: 0, typed: None };
+        let mut parser = Parser::new(self, expression, fs);
         let value = parser.whole()?;
         match parser.typed {
             _ if parser.sources == 0 => Err(format!(
@@ -169,7 +172,8 @@ impl Values {
         self.sources.keys().filter(|name| !used.contains(*name)).cloned().collect()
     }
 
-    fn source(&self, name: &str, fs: &Fs) -> Result<Node, String> {
+    /// The beginning of a path, which counts as used from then on.
+    pub(crate) fn source(&self, name: &str, fs: &Fs) -> Result<Node, String> {
         self.used.borrow_mut().insert(name.to_owned());
         if let Some(node) = self.read.borrow().get(name) {
             return Ok(node.clone());
@@ -251,176 +255,6 @@ fn engine_table(name: &str) -> Result<Value, String> {
     }
 }
 
-struct Parser<'a> {
-    values: &'a Values,
-    fs: &'a Fs,
-    text: &'a str,
-    rest: &'a str,
-    /// How many sources were asked.
-    sources: usize,
-    /// A number in the expression that is neither small nor round.
-    typed: Option<&'a str>,
-}
-
-impl<'a> Parser<'a> {
-    fn whole(&mut self) -> Result<Value, String> {
-        let value = self.sum()?;
-        match self.rest.trim() {
-            "" => Ok(value),
-            rest => Err(format!("`{}`: what is `{rest}`?", self.text)),
-        }
-    }
-
-    fn eat(&mut self, sign: &str) -> bool {
-        let trimmed = self.rest.trim_start();
-        trimmed.strip_prefix(sign).map(|rest| self.rest = rest).is_some()
-    }
-
-    fn sum(&mut self) -> Result<Value, String> {
-        let mut value = self.product()?;
-        loop {
-            let add = match () {
-                () if self.eat("+") => true,
-                () if self.eat("-") => false,
-                () => return Ok(value),
-            };
-            let (a, b) = (self.number(&value)?, self.product()?);
-            let b = self.number(&b)?;
-            value = exact(if add { a + b } else { a - b });
-        }
-    }
-
-    fn product(&mut self) -> Result<Value, String> {
-        let mut value = self.factor()?;
-        loop {
-            let times = match () {
-                () if self.eat("*") => true,
-                () if self.eat("/") => false,
-                () => return Ok(value),
-            };
-            let (a, b) = (self.number(&value)?, self.factor()?);
-            let b = self.number(&b)?;
-            value = exact(if times { a * b } else { a / b });
-        }
-    }
-
-    fn factor(&mut self) -> Result<Value, String> {
-        if self.eat("(") {
-            let value = self.sum()?;
-            return if self.eat(")") { Ok(value) } else { Err(format!("`{}`: `)` is missing", self.text)) };
-        }
-        for name in ["len", "sum", "max", "sqrt", "log2"] {
-            if self.eat(&format!("{name}(")) {
-                let value = self.sum()?;
-                if !self.eat(")") {
-                    return Err(format!("`{}`: `)` is missing", self.text));
-                }
-                return self.call(name, &value);
-            }
-        }
-        let rest = self.rest.trim_start();
-        if rest.starts_with(|c: char| c.is_ascii_digit()) {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-            self.rest = &rest[end..];
-            let number: f64 = rest[..end].parse().map_err(|_| format!("`{}` is no number", &rest[..end]))?;
-            if !is_plain(&rest[..end], number) {
-                self.typed = Some(&rest[..end]);
-            }
-            return Ok(exact(number));
-        }
-        self.path()
-    }
-
-    fn call(&self, name: &str, value: &Value) -> Result<Value, String> {
-        if name == "sqrt" {
-            return Ok(exact(self.number(value)?.sqrt()));
-        }
-        if name == "log2" {
-            return Ok(exact(self.number(value)?.log2()));
-        }
-        let all = value.as_array().ok_or_else(|| format!("{name}() is of an array"))?;
-        if name == "len" {
-            return Ok(all.len().into());
-        }
-        let numbers: Vec<f64> = all.iter().map(|v| self.number(v)).collect::<Result<_, _>>()?;
-        Ok(exact(match name {
-            "sum" => numbers.iter().sum(),
-            _ => numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        }))
-    }
-
-    fn number(&self, value: &Value) -> Result<f64, String> {
-        value.as_f64().ok_or_else(|| format!("`{}`: {value} is no number", self.text))
-    }
-
-    /// `source.key."other key"[1][2..4][name=value]`
-    fn path(&mut self) -> Result<Value, String> {
-        let source = self.word()?;
-        self.sources += 1;
-        let mut node = self.values.source(source, self.fs)?;
-        loop {
-            let step = if let Some(rest) = self.rest.strip_prefix('.') {
-                self.rest = rest;
-                let key = self.word()?;
-                node.key(key)
-            } else if let Some(rest) = self.rest.strip_prefix('[') {
-                self.rest = rest;
-                let selector = self.selector()?;
-                node.select(&selector)
-            } else {
-                return node.value().map_err(|error| format!("`{}`: {error}", self.text));
-            };
-            node = step.map_err(|error| format!("`{}`: {error}", self.text))?;
-        }
-    }
-
-    fn selector(&mut self) -> Result<Selector<'a>, String> {
-        let text = self.text;
-        let bad = || format!("`{text}`: write [3], [0..4], [key=value], [key^=value] or [\"text * text\"]");
-        let start = self.rest;
-        let word = self.word()?;
-        let selector = match () {
-            () if self.eat("^=") => Selector::Where { key: word, text: self.word()?, begins: true },
-            () if self.eat("=") => Selector::Where { key: word, text: self.word()?, begins: false },
-            () if start.starts_with('"') => Selector::Find(word),
-            () if self.eat("..") => {
-                Selector::Range(word.parse().map_err(|_| bad())?, self.word()?.parse().map_err(|_| bad())?)
-            }
-            () if start.starts_with(|c: char| c.is_ascii_digit()) => Selector::Index(word.parse().map_err(|_| bad())?),
-            // An index that another place knows.
-            () => {
-                self.rest = start;
-                let index = self.sum()?;
-                Selector::Index(index.as_u64().ok_or_else(|| format!("`{text}`: {index} is no index"))? as usize)
-            }
-        };
-        self.rest = self.rest.strip_prefix(']').ok_or_else(bad)?;
-        Ok(selector)
-    }
-
-    /// A name or a number, or anything between double quotes.
-    fn word(&mut self) -> Result<&'a str, String> {
-        let rest = self.rest.trim_start();
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let end = quoted.find('"').ok_or_else(|| format!("`{}`: a quote is not closed", self.text))?;
-            self.rest = &quoted[end + 1..];
-            return Ok(&quoted[..end]);
-        }
-        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').unwrap_or(rest.len());
-        if end == 0 {
-            return Err(format!("`{}`: a name is missing before `{rest}`", self.text));
-        }
-        self.rest = &rest[end..];
-        Ok(&rest[..end])
-    }
-}
-
-/// Whether a number may be typed into an expression: of two digits, or round (a multiple of a power of ten, a power of two).
-fn is_plain(text: &str, number: f64) -> bool {
-    let digits = text.trim_matches('0').chars().filter(char::is_ascii_digit).count();
-    digits <= 2 || (number.fract() == 0.0 && (number as u64).is_power_of_two())
-}
-
 /// A number as JSON: whole ones as integers, so that they are shown without a point.
 pub fn exact(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < 2f64.powi(53) {
@@ -468,6 +302,29 @@ mod tests {
         evaluates("a.rows[t^=tw].v[0]", 4.into());
         evaluates("a.rows[0].v[a.x-y]", 3.into());
         evaluates("a.rows[a.rows[1].v[0] - 3].v[0]", 4.into());
+    }
+
+    #[test]
+    fn what_has_a_name_is_not_chosen_by_its_place() {
+        let json = r#"{"operations": [{"o": "linear", "t": "q", "v": 1}, {"o": "add", "v": 2}, {"o": "linear", "t": "k", "v": 3},
+            {"o": "add", "v": [4, 5]}, {"o": "add", "v": 6}], "cases": [{"operations": [{"o": "x", "v": 7}]}]}"#;
+        let (_root, values, fs) = values(json);
+        let of = |expression: &str| values.evaluate(expression, &fs);
+        assert_eq!(of("a.operations[o=add after t=q].v").unwrap(), 2);
+        assert_eq!(of("a.operations[o=\"add\" after t=\"k\"].v[1]").unwrap(), 5);
+        assert_eq!(of("a.cases[0].operations[o=x].v").unwrap(), 7);
+        for (expression, reason) in [
+            ("a.operations[1].v", "named by what it has"),
+            ("a.cases[0].operations[0].v", "named by what it has"),
+            ("a.operations[0..2]", "named by what it has"),
+            ("a.operations[o=add].v", "several elements"),
+            ("a.operations[o=add after o=linear].v", "several elements"),
+            ("a.operations[o=linear after t=k].v", "no element after `t` = `k`"),
+            ("a.operations[o=add after t]", "what?"),
+        ] {
+            let error = of(expression).unwrap_err();
+            assert!(error.contains(reason), "{expression}: {error}");
+        }
     }
 
     #[test]

@@ -130,6 +130,8 @@ fn a_page_that_asks_for_what_is_not_there_stops_the_build() {
         ("[own](https://example.com/fs/blob/main/x)", "{{file PATH}}"),
         ("4096 rows", "typed by hand"),
         ("97 % of it", "typed by hand"),
+        ("it took **13** seconds", "typed by hand"),
+        ("half a second", "typed by hand"),
         ("seven million", "typed by hand"),
         ("{{lit 4096}} rows", "has no reason"),
         ("{{lit 4096 | cited}} rows", "nothing is cited"),
@@ -196,6 +198,27 @@ fn what_scrolls_can_be_reached_by_keyboard() {
     for label in ["Code: src/a.rs · fn add", "Drawing: F", "Table: a, b"] {
         assert!(pages[0].contains(&format!("role=\"region\" tabindex=\"0\" aria-label=\"{label}\"")), "{}", pages[0]);
     }
+}
+
+#[test]
+fn a_widget_s_script_is_shown_like_any_source() {
+    let put = |text: &'static str| move |root: &Path| std::fs::write(root.join("docs/live/w.js"), text).unwrap();
+    let script = put("export function draw() {\n    // ANCHOR: draw\n    return 7;\n    // ANCHOR_END: draw\n}\n");
+    let pages = build(|root, pages| {
+        script(root);
+        pages[0].1 += "\n{{code docs/live/w.js#draw}}\n";
+    })
+    .unwrap();
+    assert!(pages[0].contains("w.js</a> · <code>function draw</code>"), "{}", pages[0]);
+    assert!(pages[0].contains("```javascript\nreturn 7;\n```"), "{}", pages[0]);
+    assert_eq!(
+        problem(|root, _| script(root)).to_string(),
+        "docs/live/w.js:2: no page shows anchor `draw`: show it or remove it"
+    );
+    let open = problem(|root, _| put("// ANCHOR: draw\n")(root));
+    assert_eq!(open.to_string(), "docs/live/w.js:1: anchor `draw` has no ANCHOR_END");
+    let foreign = problem(|root, _| std::fs::write(root.join("docs/live/w.css"), "/* ANCHOR: a */\n").unwrap());
+    assert_eq!((foreign.file.as_str(), foreign.line), ("docs/live/w.css", 1));
 }
 
 #[test]
