@@ -82,6 +82,9 @@ fn json_has_every_number_and_they_agree() {
     for (result, bytes_each) in [(&results[1], 2.0), (&results[3], 4.0)] {
         let expected = 3.0 * weights + position * bytes_each * (6.0 + 7.0 + 8.0);
         assert_eq!(result["decode"]["bytes"].as_f64(), Some(expected));
+        // The prompt is one pass, and each of its six tokens reads a row of the embedding.
+        let expected = weights + 5.0 * 2.0 * n("hidden_size") + position * bytes_each * 11.0;
+        assert_eq!(result["prefill"]["bytes"].as_f64(), Some(expected));
     }
     // Six tokens through every matrix, one through the head.
     let layer = n("hidden_size") * n("head_dim") * (2.0 * n("num_attention_heads") + 2.0 * n("num_key_value_heads"))

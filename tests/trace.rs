@@ -35,6 +35,7 @@ fn golden_model() -> String {
 
 #[test]
 fn sums_are_what_the_configuration_costs() {
+    let engine = engine(&golden_model());
     for backend in [BackendKind::Reference, BackendKind::Cpu] {
         for kv_dtype in [KvDType::F16, KvDType::F32, KvDType::Q8] {
             let what = TraceOptions { kv_dtype, generate: 2, ..TraceOptions::default() };
@@ -44,9 +45,10 @@ fn sums_are_what_the_configuration_costs() {
                 assert_eq!(pass.flop as f64, expected::flop(&t.config, pass.start, pass.tokens), "{}", pass.phase);
                 assert_eq!(pass.bytes.kv_written, (pass.tokens * t.kv_bytes_per_token) as u64);
                 assert_eq!(pass.bytes.kv_read, ((pass.start + pass.tokens) * t.kv_bytes_per_token) as u64);
-                // The prompt reads one row of the embedding a token, and everything else once.
-                let row = (2 * t.config.hidden_size * (pass.tokens - 1)) as u64;
-                assert_eq!(pass.bytes.weights, t.weight_bytes_per_token as u64 + row);
+                // What `fs bench` counts, and by hand: one row of the embedding a token, and everything else once.
+                assert_eq!(pass.bytes.weights, engine.weight_bytes(pass.tokens) as u64);
+                let rows = (2 * t.config.hidden_size * (pass.tokens - 1)) as u64;
+                assert_eq!(pass.bytes.weights, t.weight_bytes_per_token as u64 + rows);
                 let all =
                     traced(&golden_model(), backend, &ids_of(&t)[..pass.start + pass.tokens], TraceOptions::default());
                 assert_eq!(pass.flop_without_cache, all.passes[0].flop);

@@ -51,6 +51,7 @@ fn real_configs_give_the_published_sizes() {
         let (row, rows) = (config.hidden_size as u64, config.vocab_size as u64);
         let unread = if config.tie_word_embeddings { 0 } else { row * rows };
         assert_eq!(cost.decode_bytes, 2 * (parameters - unread + row));
+        assert_eq!(cost.embedding_row_bytes, 2 * row);
         assert_eq!(config.dtype, Some(DType::BF16));
         assert_eq!(config.max_context(), 40_960);
     }

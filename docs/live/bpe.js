@@ -74,7 +74,7 @@ export const data = async (ask) => ({ trace: await ask({ command: "tokenize", te
 export async function mount(root, { ask }) {
     let state = { text: null, trace: { parts: [] }, step: 0 };
     const controls =
-        `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="200"></label>` +
+        `<label class="field broad">Text <input name="text" value="${DEFAULT.text}" maxlength="200"></label>` +
         `<button type="button" name="first">First</button><button type="button" name="back">Back</button>` +
         `<button type="button" name="next">Next merge</button><button type="button" name="last">Last</button>`;
     const { form, show } = await follow(root, controls, async ({ text }) => {

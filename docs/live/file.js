@@ -80,7 +80,7 @@ export function render(map, { tensor = 0, value = 0 } = {}) {
 export async function mount(root, { data: map }) {
     const state = { tensor: 0, value: 0 };
     const names = map.tensors.map(({ name, shape }, i) => `<option value="${i}">${escape(name)} [${shape.join(", ")}]</option>`);
-    const { form, view, show } = attach(root, `<label class="field wide">Tensor <select name="tensor">${names.join("")}</select></label>`);
+    const { form, view, show } = attach(root, `<label class="field broad">Tensor <select name="tensor">${names.join("")}</select></label>`);
     const draw = () => show(render(map, state));
     form.oninput = () => {
         Object.assign(state, { tensor: Number(form.elements.tensor.value), value: 0 });

@@ -101,5 +101,5 @@ export async function follow(root, controls, answer, delay = 150) {
         timer = setTimeout(update, delay);
     });
     await update();
-    return { form, view, show };
+    return { form, view, show, fail };
 }

@@ -45,7 +45,7 @@ export const data = (ask) => ask(request(DEFAULT));
 
 export async function mount(root, { ask }) {
     const controls =
-        `<label class="field wide">Prompt <input name="text" value="${DEFAULT.text}" maxlength="600" required></label>` +
+        `<label class="field broad">Prompt <input name="text" value="${DEFAULT.text}" maxlength="600" required></label>` +
         slider("generate", "Tokens to decode", { min: 0, max: 48, value: DEFAULT.generate });
     await follow(root, controls, async (values) => render(await ask(request(values))));
 }

@@ -38,7 +38,7 @@ export const data = (ask) => ask(request(DEFAULT));
 export async function mount(root, { ask }) {
     const at = (name, label, max, step) => slider(name, label, { min: 0, max, step, value: DEFAULT[name] });
     const controls =
-        `<label class="field wide">Text <input name="text" value="${DEFAULT.text}" maxlength="300" required></label>` +
+        `<label class="field broad">Text <input name="text" value="${DEFAULT.text}" maxlength="300" required></label>` +
         at("temperature", "Temperature", 2, 0.05) +
         at("top_k", "Top-k (0: off)", 40, 1) +
         at("top_p", "Top-p (1: off)", 1, 0.01) +

@@ -92,7 +92,7 @@ export async function mount(root, { data: all }) {
     const option = (value, text, chosen) => `<option value="${value}"${value === chosen ? " selected" : ""}>${escape(text)}</option>`;
     const formats = places[0].formats.map((one) => option(name(one), `${name(one)}, ${one.bits} bits`, DEFAULT.format));
     const controls =
-        `<label class="field wide">Weights <select name="place">${places.map(({ tensor, row }, i) => option(i, `${tensor}, row ${row}`, 0)).join("")}</select></label>` +
+        `<label class="field broad">Weights <select name="place">${places.map(({ tensor, row }, i) => option(i, `${tensor}, row ${row}`, 0)).join("")}</select></label>` +
         `<label class="field">Format <select name="format">${formats.join("")}</select></label>` +
         slider("sub", "Part of the 256", { min: 0, max: 256 / SHOWN - 1, value: DEFAULT.sub });
     const { form, show } = attach(root, controls);

@@ -16,7 +16,7 @@ export function place(all, { model, format, tokens, position, read, peak }) {
     const weights = of.formats.find((one) => one.format === format);
     // A pass cannot see fewer positions than it has tokens.
     const p = Math.max(position, tokens);
-    const bytes = weights.decode_bytes + p * of.kv_bytes;
+    const bytes = weights.decode_bytes + (tokens - 1) * weights.row_bytes + p * of.kv_bytes;
     const flop = tokens * of.per_token + of.head + of.per_pair * (tokens * (p - tokens) + (tokens * (tokens + 1)) / 2);
     const bandwidth = read ?? all.machine.read;
     const top = peak ?? all.machine.peaks[weights.peak];
@@ -83,33 +83,95 @@ export function render(all, state = DEFAULT) {
     return { now: said, view };
 }
 
-export async function mount(root, { data: all }) {
+/** What of a `config.json` decides what a pass costs; crates/web/src/cost.rs has the same list, and checks. */
+export const COUNTS = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"];
+const TIED = "tie_word_embeddings";
+
+/** The fields of a pasted `config.json` that count, `undefined` where it has none; an error says what cannot be counted. */
+export function pasted(text) {
+    let all;
+    try {
+        all = JSON.parse(text);
+    } catch (error) {
+        throw new Error(`What was pasted is not JSON: ${error.message}`);
+    }
+    if (all === null || typeof all !== "object" || Array.isArray(all)) throw new Error("What was pasted is no config.json: that is an object, from { to }");
+    const experts = ["num_experts", "num_local_experts", "n_routed_experts"].find((name) => all[name] > 0);
+    if (experts) throw new Error(`${experts}: a token passes through some of a mixture's experts only, and here every weight is counted`);
+    return Object.fromEntries([...COUNTS, TIED].map((name) => [name, all[name]]));
+}
+
+/** Controls for a model of the reader's own, which begin as `config`. */
+const ownModel = (config) =>
+    `<fieldset name="config" disabled hidden><legend>Your model, counted as a dense Qwen3 of these sizes</legend>` +
+    COUNTS.map((name) => `<label class="field">${name} <input type="number" name="${name}" min="1" step="1" value="${config[name]}" required></label>`).join("") +
+    `<label class="field tick"><input type="checkbox" name="${TIED}"${config[TIED] ? " checked" : ""}> ${TIED}</label>` +
+    `<label class="field broad">Or paste a config.json <textarea name="paste" rows="2" spellcheck="false" autocomplete="off"></textarea></label></fieldset>`;
+
+export async function mount(root, { ask, data: all }) {
     const option = (value, text, chosen) => `<option value="${value}"${value === chosen ? " selected" : ""}>${escape(text)}</option>`;
     const peaks = all.machine.peaks;
     // A slider's steps are powers of two.
     const powers = (name, label, max) => slider(name, label, { min: 0, max, value: Math.log2(DEFAULT[name]), text: DEFAULT[name] });
+    const own = all.models.length;
     const controls =
-        `<label class="field">Model <select name="model">${all.models.map(({ name }, i) => option(i, name, DEFAULT.model)).join("")}</select></label>` +
+        `<label class="field">Model <select name="model">${all.models.map(({ name }, i) => option(i, name, DEFAULT.model)).join("")}${option(own, "another: its sizes", DEFAULT.model)}</select></label>` +
         `<label class="field">Format <select name="format">${all.models[0].formats.map(({ format }) => option(format, format, DEFAULT.format)).join("")}</select></label>` +
         powers("tokens", "Tokens a pass", 11) +
         powers("position", "Position", 15) +
         `<label class="field">Machine <select name="machine">${option("measured", all.machine.name, "measured")}${option("own", "another: its numbers", "")}</select></label>` +
         `<label class="field">Reads, GB/s <input type="number" name="read" min="1" max="100000" step="any" value="${(all.machine.read / 1e9).toFixed(1)}" required disabled></label>` +
-        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="100000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" required disabled></label>`;
-    const { form, show, fail } = attach(root, controls);
-    const draw = () => {
+        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="100000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" required disabled></label>` +
+        ownModel(all.models[DEFAULT.model].config);
+    const { form, show, say, fail } = attach(root, controls);
+    const fields = form.elements;
+    // The model that was asked for last, and for which sizes.
+    let counted = { key: null, model: null };
+    let wanted = 0;
+    const draw = (models) => {
         const { model, format, tokens, position, machine } = Object.fromEntries(new FormData(form));
-        const own = machine === "own";
-        for (const name of ["read", "peak"]) form.elements[name].disabled = !own;
+        const limit = (name) => (machine === "own" ? fields[name].valueAsNumber * 1e9 : null);
+        // A pass ends at a place that the model has, and its tokens fit before it.
+        const last = Math.min(Math.max(2 ** position, 2 ** tokens), models[model].context);
+        const pass = { tokens: Math.min(2 ** tokens, last), position: last };
+        for (const name of ["tokens", "position"]) means(fields[name], String(pass[name]));
+        show(render({ ...all, models }, { model: Number(model), format, ...pass, read: limit("read"), peak: limit("peak") }));
+    };
+    const update = async () => {
+        const ticket = ++wanted;
+        const isOwn = Number(fields.model.value) === own;
+        for (const name of ["read", "peak"]) fields[name].disabled = fields.machine.value !== "own";
+        fields.config.disabled = fields.config.hidden = !isOwn;
         const wrong = complaint(form);
         if (wrong !== null) return fail(wrong);
-        const limit = (name) => (own ? form.elements[name].valueAsNumber * 1e9 : null);
-        // A pass ends at a place that the model has, and its tokens fit before it.
-        const last = Math.min(Math.max(2 ** position, 2 ** tokens), all.models[model].context);
-        const pass = { tokens: Math.min(2 ** tokens, last), position: last };
-        for (const name of ["tokens", "position"]) means(form.elements[name], String(pass[name]));
-        show(render(all, { model: Number(model), format, ...pass, read: limit("read"), peak: limit("peak") }));
+        if (!isOwn) return draw(all.models);
+        const config = { ...Object.fromEntries(COUNTS.map((name) => [name, fields[name].valueAsNumber])), [TIED]: fields[TIED].checked };
+        const key = JSON.stringify(config);
+        try {
+            if (key !== counted.key) {
+                if (counted.key === null) say("The engine, which counts, is on its way …");
+                const model = await ask({ command: "cost", config });
+                // Another answer may be wanted by now.
+                if (ticket !== wanted) return;
+                counted = { key, model };
+            }
+            draw([...all.models, counted.model]);
+        } catch (error) {
+            if (ticket === wanted) fail(error.message);
+        }
     };
-    form.oninput = draw;
-    draw();
+    form.oninput = ({ target }) => {
+        if (target.name === "paste" && target.value.trim() !== "") {
+            try {
+                const found = pasted(target.value);
+                for (const name of COUNTS) fields[name].value = found[name] ?? "";
+                fields[TIED].checked = found[TIED] === true;
+            } catch (error) {
+                wanted++;
+                return fail(error.message);
+            }
+        }
+        return update();
+    };
+    update();
 }

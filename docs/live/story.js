@@ -20,7 +20,7 @@ const sampling = ({ temperature, seed }) => ({ temperature: Number(temperature),
 
 export async function mount(root, { tell }) {
     const controls =
-        `<label class="field wide">Begin with <input name="text" value="${DEFAULT.text}" maxlength="300" required></label>` +
+        `<label class="field broad">Begin with <input name="text" value="${DEFAULT.text}" maxlength="300" required></label>` +
         `<label class="field">Temperature <input name="temperature" type="number" min="0" max="2" step="0.1" value="${DEFAULT.temperature}" required></label>` +
         `<label class="field">Seed <input name="seed" type="number" min="0" max="${Number.MAX_SAFE_INTEGER}" step="1" value="${DEFAULT.seed}" required></label>` +
         `<button>Tell</button><button type="button" name="stop" aria-disabled="true">Stop</button>`;

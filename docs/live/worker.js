@@ -6,7 +6,9 @@ import { Engine, gunzip } from "./engine.js";
 /** How long to compute before looking whether the page wants something, in milliseconds. */
 const SLICE = 30;
 
-let loading = null;
+/** Questions that the module answers without a model, which is most of the download. */
+const WITHOUT_MODEL = ["cost"];
+
 const stopped = new Set();
 /** One thing at a time: a question must not come between the steps of a story, whose session it would rewind. */
 let turn = Promise.resolve();
@@ -26,30 +28,36 @@ async function download(name, progress) {
     return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-async function load() {
-    const manifest = await (await fetch(new URL("manifest.json", import.meta.url))).json();
-    const total = manifest.files.reduce((sum, file) => sum + file.bytes, 0);
-    const done = {};
-    const get = (file) =>
-        download(file.name, (bytes) => {
-            done[file.name] = bytes;
-            const sum = Object.values(done).reduce((a, b) => a + b, 0);
-            postMessage({ progress: { done: sum, total } });
-        });
-    const [wasm, model] = await Promise.all(manifest.files.map((file) => get(file).then(gunzip)));
-    const engine = await Engine.create(wasm);
-    engine.load(model);
-    return engine;
+/** What is made once. After a failure the next call tries again: perhaps the network is back. */
+function once(make) {
+    let made = null;
+    return () =>
+        (made ??= make().catch((error) => {
+            made = null;
+            throw error;
+        }));
 }
 
-function engine() {
-    loading ??= load().catch((error) => {
-        // The next question tries again: perhaps the network is back.
-        loading = null;
-        throw error;
+const manifest = once(async () => (await fetch(new URL("manifest.json", import.meta.url))).json());
+const done = {};
+async function get(index) {
+    const { files } = await manifest();
+    if (files.length === 0) throw new Error("this site was built without the engine");
+    const total = files.reduce((sum, file) => sum + file.bytes, 0);
+    const { name } = files[index];
+    const packed = await download(name, (bytes) => {
+        done[name] = bytes;
+        const sum = Object.values(done).reduce((a, b) => a + b, 0);
+        postMessage({ progress: { done: sum, total } });
     });
-    return loading;
+    return gunzip(packed);
 }
+const module = once(async () => Engine.create(await get(0)));
+const engine = once(async () => {
+    const [fs, model] = await Promise.all([module(), get(1)]);
+    fs.load(model);
+    return fs;
+});
 
 const pause = () => new Promise((go) => setTimeout(go));
 
@@ -77,7 +85,8 @@ onmessage = ({ data }) => {
     }
     turn = turn.then(async () => {
         try {
-            const answer = data.story ? await story(data.id, data.story) : (await engine()).ask(data.ask);
+            const start = WITHOUT_MODEL.includes(data.ask?.command) ? module : engine;
+            const answer = data.story ? await story(data.id, data.story) : (await start()).ask(data.ask);
             postMessage({ id: data.id, answer });
         } catch (error) {
             postMessage({ id: data.id, error: String(error.message ?? error) });

@@ -137,6 +137,14 @@ for (const code of document.querySelectorAll("pre code")) {
     }
 }
 
+// On the page of all pages, Print prints.
+if (document.body.classList.contains("print")) {
+    document.querySelector('.tools a[href="print.html"]').addEventListener("click", (event) => {
+        event.preventDefault();
+        print();
+    });
+}
+
 // The widgets: their frames are in the page already. A page of all pages runs none, and a file cannot load modules.
 if (document.querySelector(".live") && !document.body.classList.contains("print") && location.protocol.startsWith("http")) {
     import("./live/live.js");

@@ -56,12 +56,14 @@ pub struct Cost {
     /// Bytes of weights that one decoded token reads at least: every layer, the norms and the head once, and
     /// one row of the embedding. (With a tied head the whole embedding is read, as the head.)
     pub decode_bytes: u64,
+    /// Bytes of one row of the embedding: each token of a pass but the first reads one more.
+    pub embedding_row_bytes: u64,
 }
 
 // ANCHOR: cost
 /// The cost of a model whose tensor `name` is stored as `dtype(name)`.
 pub fn cost(config: &Config, dtype: impl Fn(&str) -> DType) -> Cost {
-    let mut cost = Cost { parameters: 0, weight_bytes: 0, decode_bytes: 0 };
+    let mut cost = Cost { parameters: 0, weight_bytes: 0, decode_bytes: 0, embedding_row_bytes: 0 };
     for (name, shape) in expected_tensors(config) {
         // Config's limits keep every one of these far below 64 bits.
         let elements: u64 = shape.iter().map(|&n| n as u64).product();
@@ -70,7 +72,8 @@ pub fn cost(config: &Config, dtype: impl Fn(&str) -> DType) -> Cost {
         cost.parameters += elements;
         cost.weight_bytes += bytes(elements);
         if name == EMBEDDING {
-            cost.decode_bytes += bytes(config.hidden_size as u64);
+            cost.embedding_row_bytes = bytes(config.hidden_size as u64);
+            cost.decode_bytes += cost.embedding_row_bytes;
         }
         if name != EMBEDDING || config.tie_word_embeddings {
             cost.decode_bytes += bytes(elements);
@@ -86,11 +89,12 @@ pub fn flop(config: &Config, start: usize, tokens: usize) -> f64 {
     let matrices = expected_tensors(config).into_iter().filter(|(_, shape)| shape.len() == 2);
     let layers = matrices.filter(|(name, _)| name != EMBEDDING && name != HEAD);
     let weights: f64 = layers.map(|(_, shape)| shape.iter().map(|&n| n as f64).product::<f64>()).sum();
-    let head = (config.vocab_size * config.hidden_size) as f64;
+    // In f64: a model that is only counted may have more weights than a 32-bit `usize` reaches.
+    let head = config.vocab_size as f64 * config.hidden_size as f64;
     // Token t looks at start + t + 1 positions: a multiplication and an addition for each key and for each value.
     let (start, tokens) = (start as f64, tokens as f64);
     let pairs = tokens * start + tokens * (tokens + 1.0) / 2.0;
-    2.0 * (tokens * weights + head) + 4.0 * (config.num_hidden_layers * config.q_dim()) as f64 * pairs
+    2.0 * (tokens * weights + head) + 4.0 * config.num_hidden_layers as f64 * config.q_dim() as f64 * pairs
 }
 
 /// One way in which a checkpoint differs from what its configuration expects.

@@ -320,12 +320,12 @@ impl<'a> Runner<'a> {
 
     fn point(&self, kv: KvDType, prefill: Vec<f64>, decode: Vec<f64>, work: [Option<Counters>; 2]) -> Point {
         let (config, depth) = (self.session.engine().config(), self.depth);
-        let weights = self.session.engine().weight_bytes_per_token() as f64;
+        let engine = self.session.engine();
         let cache = self.session.kv_bytes_per_token() as f64;
         // Each chunk of a prompt reads the weights and the cache once; so does each decoded token.
         let reads = |step: usize, tokens: usize| -> f64 {
-            let ends = (1..=tokens.div_ceil(step)).map(|i| depth + tokens.min(i * step));
-            ends.map(|end| weights + cache * end as f64).sum()
+            let chunks = (0..tokens).step_by(step).map(|first| (first, tokens.min(first + step)));
+            chunks.map(|(first, end)| engine.weight_bytes(end - first) as f64 + cache * (depth + end) as f64).sum()
         };
         let measured = |tokens: usize, seconds: &[f64], bytes: f64, flop: f64, step: usize, work: Option<Counters>| {
             let rates: Vec<f64> = seconds.iter().map(|seconds| tokens as f64 / seconds).collect();

@@ -243,17 +243,22 @@ impl Engine {
         }
     }
 
-    /// Bytes of weights that decoding one token reads: every matrix once, and one row of the embedding.
+    /// Bytes of weights that decoding one token reads.
     pub fn weight_bytes_per_token(&self) -> usize {
+        self.weight_bytes(1)
+    }
+
+    /// Bytes of weights that a pass over `tokens` tokens reads: everything once, and of the embedding a row for each token.
+    pub fn weight_bytes(&self, tokens: usize) -> usize {
         let tied = self.config().tie_word_embeddings;
-        let row = |t: &crate::weights::Tensor| t.data.len() / t.shape.first().copied().unwrap_or(1).max(1);
+        let rows = |t: &crate::weights::Tensor| tokens * (t.data.len() / t.shape.first().copied().unwrap_or(1).max(1));
         self.inner
             .checkpoint
             .tensors()
             .map(|tensor| match tensor.name.as_str() {
                 "lm_head.weight" if tied => 0,
-                "model.embed_tokens.weight" if !tied => row(tensor),
-                "model.embed_tokens.weight" => tensor.data.len() + row(tensor),
+                "model.embed_tokens.weight" if !tied => rows(tensor),
+                "model.embed_tokens.weight" => tensor.data.len() + rows(tensor),
                 _ => tensor.data.len(),
             })
             .sum()

@@ -87,6 +87,13 @@ impl Config {
     /// `rope_parameters` and `dtype` as transformers 5 writes them. Fields that would change what the model
     /// computes and that `fs` does not implement are refused by name; the rest are ignored.
     pub fn from_json(json: &[u8], file: &str) -> Result<Config, WeightsError> {
+        let config = Config::of_any_size(json, file)?;
+        config.check_sizes(file)?;
+        Ok(config)
+    }
+
+    /// The same for a model that is counted and not loaded: its matrices may be more than this machine can address.
+    pub fn of_any_size(json: &[u8], file: &str) -> Result<Config, WeightsError> {
         let object = parse_object(json, file)?;
         let fields = Fields::new(file, "", &object);
         refuse_unsupported(&fields)?;
@@ -113,7 +120,7 @@ impl Config {
             .ok_or_else(|| fields.error("rms_norm_eps", eps))?;
         let (rope_theta, rope_scaling) = read_rope(&fields, max_position_embeddings)?;
 
-        let config = Config {
+        Ok(Config {
             vocab_size: count("vocab_size", limit::VOCAB)?,
             hidden_size: count("hidden_size", limit::HIDDEN)?,
             intermediate_size: count("intermediate_size", limit::INTERMEDIATE)?,
@@ -130,9 +137,7 @@ impl Config {
             dtype: read_dtype(&fields)?,
             bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
             eos_token_id: fields.token_ids("eos_token_id")?,
-        };
-        config.check_sizes(file)?;
-        Ok(config)
+        })
     }
 
     /// Width of all query heads together, which is also what `o_proj` takes in.

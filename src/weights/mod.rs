@@ -23,6 +23,12 @@ mod model_directory;
 mod new_file;
 #[cfg(not(target_family = "wasm"))]
 pub mod quantize;
+#[cfg(target_family = "wasm")]
+pub mod quantize {
+    //! Which formats a file would have; writing one is left out.
+    mod recipe;
+    pub use recipe::Recipe;
+}
 mod safetensors;
 mod source;
 #[cfg(not(target_family = "wasm"))]

@@ -4,6 +4,7 @@
 //! the same on every machine; `exports` puts it behind five functions of a wasm module, which `docs/live/engine.js` calls.
 //! Generation goes in steps, because a worker hears the page only between calls: that is how a story can be stopped.
 
+mod cost;
 #[cfg(target_family = "wasm")]
 mod exports;
 #[cfg(not(target_family = "wasm"))]
@@ -49,6 +50,18 @@ pub enum Request {
     Logits {
         /// The text.
         text: String,
+    },
+    /// A row of a weight, as numbers.
+    Weights {
+        /// The tensor's name.
+        tensor: String,
+        /// Which row; a vector has one.
+        row: usize,
+    },
+    /// What a pass through another model would cost, which is not loaded.
+    Cost {
+        /// The fields of its `config.json` that decide it.
+        config: serde_json::Map<String, Value>,
     },
     /// What the sampler makes of the logits after a text, step by step.
     Candidates {
@@ -176,6 +189,19 @@ impl Model {
         String::from_utf8_lossy(self.engine.token_bytes(id)).into_owned()
     }
 
+    /// Row `row` of a tensor, dequantized.
+    fn weights(&self, name: &str, row: usize) -> Result<Vec<f32>, LiveError> {
+        let checkpoint = self.source.require_checkpoint()?;
+        let tensor = checkpoint.get(name).ok_or_else(|| LiveError::Name(format!("there is no tensor {name}")))?;
+        let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
+        let stored = tensor.dtype.bytes(columns).filter(|&bytes| bytes > 0);
+        let bytes = stored.and_then(|bytes| tensor.data.chunks_exact(bytes).nth(row));
+        let bytes = bytes.ok_or_else(|| LiveError::Name(format!("{name} has no row {row}")))?;
+        let mut values = vec![0.0; columns];
+        tensor.dtype.widen(bytes, &mut values);
+        Ok(values)
+    }
+
     /// The next tokens, and why it ended if it did.
     fn step(&mut self, count: usize) -> Result<Value, LiveError> {
         let mut generation = self.generation.take().ok_or(LiveError::NotStarted)?;
@@ -218,6 +244,10 @@ impl Live {
     /// Answers one request; both are JSON.
     pub fn answer(&mut self, request: &[u8]) -> Result<Vec<u8>, LiveError> {
         let request: Request = serde_json::from_slice(request)?;
+        // The only question without a model, and so without its download.
+        if let Request::Cost { config } = request {
+            return Ok(serde_json::to_vec(&cost::model("your model", &cost::config(config)?))?);
+        }
         let model = self.model.as_mut().ok_or(LiveError::NoModel)?;
         let answer = match request {
             Request::Model => {
@@ -244,6 +274,11 @@ impl Live {
                 let logits = model.session.evaluate(&ids)?.to_vec();
                 json!({"ids": ids, "logits": logits})
             }
+            Request::Weights { tensor, row } => {
+                let values = model.weights(&tensor, row)?;
+                return Ok(serde_json::to_vec(&values)?);
+            }
+            Request::Cost { .. } => unreachable!("answered above"),
             Request::Candidates { text, sampling, top, draws } => {
                 let ids = model.encode(&text)?;
                 let logits = model.session.evaluate(&ids)?.to_vec();

@@ -1,10 +1,8 @@
 //! The roofline's data: what a token costs in every model and format, and what was measured on a machine.
 
 use crate::LiveError;
-use failed_star::model::expected::{cost, expected_tensors, flop};
-use failed_star::weights::gguf::names::to_gguf;
-use failed_star::weights::quantize::Recipe;
-use failed_star::weights::{Config, DType, ModelSource};
+use crate::cost::{config, model};
+use failed_star::weights::{Config, ModelSource};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,25 +18,14 @@ const SIZES: [(&str, [usize; 4], bool); 6] = [
     ("Qwen3-32B", [5120, 25600, 64, 64], false),
 ];
 
-/// Formats that the widget offers, and which of a machine's peaks bounds their arithmetic: quantized weights are multiplied
-/// with activations in 8 bits.
-const FORMATS: [(&str, &str); 6] = [
-    ("bf16", "f32 FMA"),
-    ("q8_0", "int8 dot"),
-    ("q6_k", "int8 dot"),
-    ("q5_k_m", "int8 dot"),
-    ("q4_k_m", "int8 dot"),
-    ("q4_0", "int8 dot"),
-];
-
 /// Results that the machine's limits and the measured points come from.
 const RESULTS: &str = "benches/results/2026-11-23-cascade-lake-2-cores.json";
 
 /// The data, of the repository at `root`.
 pub fn roofline(root: &Path) -> Result<Value, LiveError> {
-    let mut models = vec![model("the story model", stories(root)?)];
+    let mut models = vec![model("the story model", &stories(root)?)];
     for (name, sizes, tied) in SIZES {
-        models.push(model(name, published(sizes, tied)?));
+        models.push(model(name, &published(sizes, tied)?));
     }
     Ok(json!({"models": models, "machine": machine(root)?}))
 }
@@ -49,41 +36,12 @@ fn stories(root: &Path) -> Result<Config, LiveError> {
 }
 
 fn published([hidden, intermediate, layers, heads]: [usize; 4], tied: bool) -> Result<Config, LiveError> {
-    let config = json!({
-        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
+    let fields = json!({
         "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936, "max_position_embeddings": 40_960,
-        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": tied, "torch_dtype": "bfloat16",
+        "tie_word_embeddings": tied,
     });
-    Ok(Config::from_json(config.to_string().as_bytes(), "config.json")?)
-}
-
-/// A model's costs, so that `n` tokens in one pass, the last of which sees `p` positions, are
-///
-/// ```text
-/// bytes = decode_bytes + p * kv_bytes
-/// flop  = n * per_token + head + per_pair * (n * (p - n) + n * (n + 1) / 2)
-/// ```
-fn model(name: &str, config: Config) -> Value {
-    let shapes: HashMap<String, Vec<usize>> = expected_tensors(&config).into_iter().collect();
-    let formats = FORMATS.iter().filter_map(|&(format, peak)| {
-        let recipe = Recipe::find(format)?;
-        let dtype = |name: &str| {
-            let gguf = to_gguf(name).unwrap_or_default();
-            recipe.format(&gguf, &shapes[name], config.num_hidden_layers, config.tie_word_embeddings).0
-        };
-        Some(json!({"format": format, "peak": peak, "decode_bytes": cost(&config, dtype).decode_bytes}))
-    });
-    let formats: Vec<Value> = formats.collect();
-    let head = 2.0 * (config.vocab_size * config.hidden_size) as f64;
-    // One position more is one pair more.
-    let per_pair = flop(&config, 1, 1) - flop(&config, 0, 1);
-    let per_token = flop(&config, 0, 1) - head - per_pair;
-    json!({
-        "name": name, "parameters": cost(&config, |_| DType::BF16).parameters, "formats": formats,
-        "kv_bytes": config.kv_bytes_per_token(2), "context": config.max_context(),
-        "per_token": per_token, "head": head, "per_pair": per_pair,
-    })
+    config(fields.as_object().cloned().unwrap_or_default())
 }
 
 /// The limits of the machine that results were measured on, medians of all runs, and the points: `fs` with Qwen3-0.6B's shape.
@@ -129,26 +87,11 @@ mod tests {
     }
 
     #[test]
-    fn three_numbers_say_what_a_pass_costs() {
-        let all = data();
-        let number = |name: &str| all["models"][1][name].as_f64().unwrap();
-        let config = published(SIZES[0].1, SIZES[0].2).unwrap();
-        for (start, n) in [(0, 1), (0, 512), (4096, 1), (100, 33)] {
-            let (p, m) = ((start + n) as f64, n as f64);
-            let pairs = m * (p - m) + m * (m + 1.0) / 2.0;
-            let computed = m * number("per_token") + number("head") + number("per_pair") * pairs;
-            assert_eq!(computed, flop(&config, start, n), "{n} tokens from {start}");
-        }
-        assert_eq!(all["models"][1]["parameters"], 596_049_920);
-        assert_eq!(all["models"][1]["kv_bytes"], 114_688);
-    }
-
-    #[test]
     fn published_sizes_are_those_of_the_configuration_at_hand() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/qwen3-0.6b/config.json");
         let config = Config::from_json(&std::fs::read(&root).unwrap(), "config.json").unwrap();
         let (name, sizes, tied) = SIZES[0];
-        assert_eq!(model(name, config), model(name, published(sizes, tied).unwrap()));
+        assert_eq!(model(name, &config), model(name, &published(sizes, tied).unwrap()));
     }
 
     #[test]

@@ -149,6 +149,26 @@ widget("tracer", "explains the weight that is chosen", async ({ page, root }) =>
     await root.getByText("layer 7, head 0").first().waitFor();
 });
 
+widget("tracer", "shows the formula of any value, and the arrow keys go on", async ({ page, root }) => {
+    const pressed = () => root.locator('[data-cell][aria-pressed="true"]').getAttribute("aria-label");
+    const says = (words) => page.waitForFunction((words) => document.querySelector('[data-live="tracer"] .now').textContent.includes(words), words);
+    await root.locator('[data-cell][tabindex="0"]').first().focus();
+    await page.keyboard.press("Enter");
+    await says("rms_norm input_layernorm, layer 3, value 0 of");
+    await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("ArrowRight");
+    await says("linear self_attn.q_proj, layer 3, value 1 of");
+    await says("from the other 253 products");
+    assert.match(await pressed(), /^linear self_attn.q_proj, value 1: /);
+    assert.ok(await root.locator('[data-cell][aria-pressed="true"]').evaluate((cell) => cell === document.activeElement));
+    await root.locator('[data-cell]').last().focus();
+    await page.keyboard.press("Space");
+    await says("after the last layer, the logit of");
+    await root.locator('[data-position="2"]').focus();
+    await page.keyboard.press("Enter");
+    await says("q·k =");
+});
+
 widget("file", "opens a tensor and a value of it", async ({ page, root }) => {
     await root.locator('[name="tensor"]').focus();
     await page.keyboard.press("ArrowDown");
@@ -179,6 +199,42 @@ widget("roofline", "more tokens a pass move the bound from memory to arithmetic"
     await page.keyboard.press("Control+A");
     await page.keyboard.type("1000000");
     assert.match(await root.locator(".now").textContent(), /so memory is the bound/);
+});
+
+widget("roofline", "counts a model of the reader's own, typed or pasted, and says what is wrong with it", async ({ page, root }) => {
+    const said = (words) => page.waitForFunction((words) => document.querySelector('[data-live="roofline"] .now').textContent.includes(words), words);
+    const type = async (name, text) => {
+        await root.locator(`[name="${name}"]`).focus();
+        await page.keyboard.press("Control+A");
+        await page.keyboard.insertText(text);
+    };
+    const before = (await root.locator(".now").textContent()).replace("Qwen3-0.6B", "");
+    await root.locator('[name="model"]').focus();
+    await page.keyboard.press("End");
+    // It begins as the model that was shown, and so with its numbers.
+    await said("your model");
+    assert.equal((await root.locator(".now").textContent()).replace("your model", ""), before);
+    await type("num_hidden_layers", "56");
+    await page.waitForFunction((before) => document.querySelector('[data-live="roofline"] .now').textContent.replace("your model", "") !== before, before);
+    await type("num_key_value_heads", "3");
+    await said("num_key_value_heads");
+    await said("a divisor of num_attention_heads, 16");
+    await type("num_key_value_heads", "");
+    await said("num_key_value_heads: ");
+    assert.equal(await root.locator('[name="num_key_value_heads"]').getAttribute("aria-invalid"), "true");
+    await type("paste", "{");
+    await said("not JSON");
+    await type("paste", '{"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960, "tie_word_embeddings": true, "rope_theta": 1000000}');
+    await said("your model");
+    assert.equal(await root.locator('[name="hidden_size"]').inputValue(), "2048");
+    const pasted = await root.locator(".view table").first().textContent();
+    await root.locator('[name="model"]').focus();
+    await page.keyboard.press("Home");
+    await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("ArrowDown");
+    await said("Qwen3-1.7B");
+    assert.equal(await root.locator(".view table").first().textContent(), pasted.replace("your model", "Qwen3-1.7B"));
+    assert.ok(!(await root.locator('[name="hidden_size"]').isVisible()));
 });
 
 widget("stepper", "goes to the barrier, step by step", async ({ page, root }) => {
@@ -297,6 +353,36 @@ test("every page at a phone's width: nothing wider, targets large enough, little
         assert.deepEqual(await small(page.locator("body")), [], path);
         assert.deepEqual(errors, [], path);
     }
+    await close();
+});
+
+test("on a phone the menu has what the bar has no room for; the page of all pages opens", async () => {
+    const { page, errors, close } = await open("index.html", { viewport: PHONE });
+    await page.locator(".contents summary").press("Enter");
+    const print = page.getByRole("link", { name: "Print all pages" });
+    assert.ok(await print.isVisible());
+    await print.press("Enter");
+    await page.waitForURL(/print\.html$/);
+    assert.ok((await page.locator("h1").count()) > 20);
+    assert.ok((await overflow(page)) <= 0, `${await overflow(page)} pixels too wide`);
+    await page.evaluate(() => (globalThis.print = () => (globalThis.printed = true)));
+    await page.getByRole("link", { name: "Print" }).click();
+    assert.ok(await page.evaluate(() => globalThis.printed), "Print does not print");
+    assert.deepEqual(errors, []);
+    await close();
+});
+
+test("on paper a dark page is black on white, and its folded answers are open", async () => {
+    const { page, close } = await open("m3-sampling.html", { viewport: { width: 794, height: 1123 }, colorScheme: "dark" });
+    await page.evaluate(() => (document.documentElement.dataset.theme = "dark"));
+    await page.emulateMedia({ media: "print", colorScheme: "dark" });
+    const grounds = await page.evaluate(() => [document.body, ...document.querySelectorAll(".goal, pre, .wide, td code, .live .now")].map((one) => getComputedStyle(one).backgroundColor));
+    for (const ground of new Set(grounds)) {
+        const [red, green, blue, alpha = 1] = ground.match(/[\d.]+/g).map(Number);
+        assert.ok(alpha === 0 || Math.min(red, green, blue) > 200, ground);
+    }
+    const answers = await page.locator("main > details > p").evaluateAll((all) => all.map((answer) => answer.checkVisibility({ contentVisibilityAuto: true }) && answer.offsetHeight > 0));
+    assert.ok(answers.length >= 4 && answers.every(Boolean), String(answers));
     await close();
 });
 

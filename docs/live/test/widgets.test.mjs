@@ -178,10 +178,15 @@ test("bad requests are refused with a sentence, and the engine goes on", async (
     refused({ command: "start", text: "a", sampling: { temperature: -1 } }, /temperature/);
     refused({ command: "step" }, /nothing/);
     refused({ command: "candidates", text: "a", draws: 1e9 }, /draws/);
+    refused({ command: "weights", tensor: "model.norm.bias", row: 0 }, /no tensor model.norm.bias/);
+    refused({ command: "weights", tensor: "model.norm.weight", row: 1 }, /has no row 1/);
+    refused({ command: "weights", tensor: "model.embed_tokens.weight", row: -1 }, /-1/);
     refused({ command: "logits", text: "word ".repeat(2000) }, /context/);
     assert.equal(fs.ask({ command: "logits", text: "Once" }).logits.length, 4096);
     const empty = await bare();
     assert.throws(() => empty.ask({ command: "model" }), /no model/);
+    // What a model costs needs none: the page asks before the download of the model.
+    assert.deepEqual(empty.ask({ command: "cost", config: (await record("roofline")).models[1].config }).parameters, 596_049_920);
     assert.throws(() => empty.load(new Uint8Array(100)), /GGUF/i);
     assert.throws(() => empty.load(new Uint8Array(0)));
 });
