@@ -394,8 +394,8 @@ impl<B: Backend> State<B> {
 #[cfg(test)]
 mod tests {
     use crate::backend::reference::Reference;
-    use crate::expect;
-    use crate::session::{Engine, EngineOptions, ModelSource};
+    use crate::session::{Engine, EngineOptions};
+    use crate::weights::ModelSource;
 
     use super::*;
 
@@ -404,15 +404,14 @@ mod tests {
     #[test]
     fn buffers_of_a_prompt_are_given_back_when_decoding_begins() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/forward/tied-bf16/model");
-        let source = expect(ModelSource::resolve(Some(directory)));
-        let engine = expect(Engine::load(&source, &EngineOptions::default()));
+        let source = ModelSource::resolve(Some(directory)).unwrap();
+        let engine = Engine::load(&source, &EngineOptions::default()).unwrap();
         let (config, checkpoint) = (engine.config().clone(), engine.checkpoint());
-        let model = expect(Qwen3::load(Reference, config, checkpoint));
+        let model = Qwen3::load(Reference, config, checkpoint).unwrap();
         let mut state = model.state(KvDType::F16);
         let rows = |state: &State<Reference>| state.buffers.as_ref().map(|buffers| (buffers.tokens, buffers.x.len()));
         let mut append = |tokens: usize| {
-            let output = model.append(&mut state, Input::Tokens(&vec![1; tokens]), LogitsFor::Last, None);
-            expect(output.map(|_| ()));
+            model.append(&mut state, Input::Tokens(&vec![1; tokens]), LogitsFor::Last, None).unwrap();
             rows(&state)
         };
         let hidden = model.config.hidden_size;
