@@ -26,7 +26,7 @@ Examples:
   cargo run -p learn -- start m2.softmax   a copy in exercises/m2.softmax, and where to write
   cargo run -p learn -- check              builds it, runs the tests, explains what is wrong
   cargo run -p learn -- hint               a little help; once more for a little more
-  cargo run -p learn -- solution           the engine's own answer
+  cargo run -p learn -- solution           the engine's own answer, of what was started
 
 An ID may be left out after `start`: the exercise started last is meant. FS_EXERCISES names another directory for copies.";
 
@@ -52,12 +52,12 @@ enum Action {
         /// The exercise; without it, the one started last
         id: Option<String>,
     },
-    /// Prints the next hint
+    /// Prints the next hint; after the last one, all of them
     Hint {
         /// The exercise; without it, the one started last
         id: Option<String>,
     },
-    /// Prints the engine's own answer, and the mistakes that its tests know
+    /// Prints the engine's own answer to an exercise that was started, and the mistakes that its tests know
     Solution {
         /// The exercise; without it, the one started last
         id: Option<String>,
@@ -102,7 +102,7 @@ fn act(action: Action) -> Result<bool> {
         Action::Start { id, again } => start(&catalogue, catalogue.get(&id)?, again)?,
         Action::Check { id } => return check(&catalogue, chosen(id)?),
         Action::Hint { id } => hint(&catalogue, chosen(id)?)?,
-        Action::Solution { id } => solution(&catalogue, chosen(id)?),
+        Action::Solution { id } => solution(&catalogue, chosen(id)?)?,
         Action::Prove { only, milestone } => {
             return prove::prove(&catalogue, &chosen_by(&catalogue, &only, &milestone)?);
         }
@@ -217,18 +217,33 @@ fn begun(catalogue: &Catalogue, id: &str) -> Result<workbook::State> {
 fn hint(catalogue: &Catalogue, exercise: &Exercise) -> Result<()> {
     let (id, hints) = (&exercise.entry.id, &exercise.entry.hints);
     let mut state = begun(catalogue, id)?;
-    state.hints = (state.hints + 1).min(hints.len());
-    println!("{id}, hint {} of {}: {}", state.hints, hints.len(), hints[state.hints - 1].trim());
+    let show = |i: usize| println!("{id}, hint {} of {}: {}", i + 1, hints.len(), hints[i].trim());
+    if state.hints >= hints.len() {
+        (0..hints.len()).for_each(show);
+        println!("\nThere are no more hints. The engine's own body: cargo run -p learn -- solution {id}");
+        return Ok(());
+    }
+    show(state.hints);
+    state.hints += 1;
     workbook::set_state(catalogue, id, &state)
 }
 
-fn solution(catalogue: &Catalogue, exercise: &Exercise) {
-    let region = &exercise.region;
+fn solution(catalogue: &Catalogue, exercise: &Exercise) -> Result<()> {
+    let (id, region) = (&exercise.entry.id, &exercise.region);
     let (first, last) = (region.lines.start + 1, region.lines.end);
-    println!("{}, lines {first} to {last}:\n", shown(catalogue, &region.file));
+    let place = format!("{}, lines {first} to {last}", shown(catalogue, &region.file));
+    // Whoever types it to hand an answer in shall not see the right one by that.
+    if workbook::state(catalogue, id).is_none() {
+        bail!(
+            "`solution` prints the engine's own answer, and {id} was not started yet: cargo run -p learn -- start {id}. To \
+             read it without doing the exercise, open {place}."
+        );
+    }
+    println!("{place}:\n");
     print!("{}", region.body);
     println!("\nMistakes that the tests know. It goes wrong when");
     for mutant in &exercise.entry.mutants {
         println!("- {}", mutant.teaches.trim().replace('\n', "\n  "));
     }
+    Ok(())
 }
