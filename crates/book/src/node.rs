@@ -135,8 +135,8 @@ fn fits(element: &Value, key: &str, text: &str, begins: bool) -> bool {
     match element.get(key) {
         Some(Value::String(other)) if begins => other.starts_with(text),
         Some(Value::String(other)) => other == text,
-        Some(other) => !begins && other.to_string() == text,
-        None => false,
+        Some(other) if !begins => serde_json::to_string(other).is_ok_and(|shown| shown == text),
+        _ => false,
     }
 }
 
