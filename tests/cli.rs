@@ -285,10 +285,16 @@ fn bad_input_is_an_error_that_says_what_to_do() {
 #[test]
 fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
     let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
-    for args in [GREEDY, &["logits", "Once"], &["verify"], &["generate", "x", "-n", "2", "--json"]] {
+    for args in
+        [GREEDY, &["logits", "Once"], &["verify"], &["generate", "x", "-n", "2", "--json"], &["inspect"], &["--help"]]
+    {
         let output = fs(args).stdout(full()).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {}", text(&output.stderr));
-        assert!(text(&output.stderr).contains("No space left"), "{args:?}: {}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains("cannot write to stdout: No space left"),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
     }
     let mut child =
         fs(&["generate", "Once", "--ignore-eos"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

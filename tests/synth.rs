@@ -182,7 +182,7 @@ fn bad_arguments_are_errors() {
     fs::write(&file, "").unwrap();
     for (args, code, word) in [
         (vec!["no-such-model", "x"], 1, "no-such-model"),
-        (vec![golden("tied-bf16").to_str().unwrap(), file.to_str().unwrap()], 1, "file"),
+        (vec![golden("tied-bf16").to_str().unwrap(), file.to_str().unwrap()], 1, "is no directory"),
         (vec!["x"], 2, "OUT"),
     ] {
         let output = fs_synth(&args);

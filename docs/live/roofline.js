@@ -26,7 +26,7 @@ export function place(all, { model, format, tokens, position, read, peak }) {
 }
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM] = [640, 320, 66, 60];
-/** Operations a byte, as powers of ten. */
+/** Operations a byte, as powers of ten; further where a machine's ridge lies outside. */
 const X = [-1, 4];
 
 const power = (n) => `10<tspan class="up" dy="-5">${n}</tspan>`;
@@ -34,15 +34,16 @@ const power = (n) => `10<tspan class="up" dy="-5">${n}</tspan>`;
 function picture(all, state, now) {
     const { bandwidth, top } = now;
     const high = Math.ceil(Math.log10(top)) + 0.3;
-    const low = high - 5;
-    const x = (intensity) => LEFT + ((Math.log10(intensity) - X[0]) / (X[1] - X[0])) * (WIDTH - LEFT - 24);
+    const low = Math.min(high - 5, Math.floor(Math.log10(now.flop / now.seconds)));
+    const ridge = top / bandwidth;
+    const [first, last] = [Math.min(X[0], Math.floor(Math.log10(ridge)) - 1), Math.max(X[1], Math.ceil(Math.log10(ridge)) + 1)];
+    const x = (intensity) => LEFT + ((Math.log10(intensity) - first) / (last - first)) * (WIDTH - LEFT - 24);
     const y = (rate) => HEIGHT - BOTTOM - ((Math.log10(rate) - low) / (high - low)) * (HEIGHT - BOTTOM - 8);
     const at = (a, b) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`;
-    const ridge = top / bandwidth;
-    const foot = Math.max(10 ** X[0], 10 ** low / bandwidth);
-    const roof = `M${at(foot, foot * bandwidth)}L${at(ridge, top)}L${at(10 ** X[1], top)}`;
+    const foot = Math.max(10 ** first, 10 ** low / bandwidth);
+    const roof = `M${at(foot, foot * bandwidth)}L${at(ridge, top)}L${at(10 ** last, top)}`;
     const ticks = [];
-    for (let n = X[0]; n <= X[1]; n++) ticks.push(`<path class="level" d="M${x(10 ** n)} 8V${HEIGHT - BOTTOM}"/><text class="s" x="${x(10 ** n)}" y="${HEIGHT - 38}" text-anchor="middle">${power(n)}</text>`);
+    for (let n = first; n <= last; n++) ticks.push(`<path class="level" d="M${x(10 ** n)} 8V${HEIGHT - BOTTOM}"/><text class="s" x="${x(10 ** n)}" y="${HEIGHT - 38}" text-anchor="middle">${power(n)}</text>`);
     for (let n = Math.ceil(low); n <= high; n++) ticks.push(`<path class="level" d="M${LEFT} ${y(10 ** n)}H${WIDTH}"/><text class="s" x="${LEFT - 8}" y="${y(10 ** n) + 4}" text-anchor="end">${power(n)}</text>`);
     const dot = (intensity, rate, kind, label) =>
         `<circle class="${kind}" cx="${x(intensity).toFixed(1)}" cy="${y(rate).toFixed(1)}" r="6"/><text x="${(x(intensity) + 10).toFixed(1)}" y="${(y(rate) + 15).toFixed(1)}">${escape(label)}</text>`;

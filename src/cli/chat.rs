@@ -231,11 +231,11 @@ impl Chat<'_> {
                 Event::Prefill { done, total } => bar.update(done, total),
                 Event::Token(token) => {
                     bar.clear();
-                    output = screen.print(&token.text, &mut std::io::stdout().lock());
+                    output = screen.print(&token.text, &mut common::stdout());
                 }
                 Event::Rest(text) => {
                     bar.clear();
-                    output = screen.print(text, &mut std::io::stdout().lock());
+                    output = screen.print(text, &mut common::stdout());
                 }
             }
             if output.is_err() || INTERRUPTED.load(Ordering::Relaxed) {
@@ -244,7 +244,7 @@ impl Chat<'_> {
             ControlFlow::Continue(())
         })?;
         output?;
-        screen.end(&mut std::io::stdout().lock())?;
+        screen.end(&mut common::stdout())?;
         match completion.stop_reason {
             StopReason::Interrupted => eprintln!("(stopped)"),
             StopReason::ContextFull => {

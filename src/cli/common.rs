@@ -398,9 +398,35 @@ pub fn decode_bytes_per_second(session: &Session, timings: &Timings) -> Option<f
     Some(bytes * passes as f64 / timings.decode.as_secs_f64())
 }
 
+/// Stdout, whose errors say that they are stdout's.
+pub struct Stdout(std::io::StdoutLock<'static>);
+
+/// Takes stdout for as long as the result lives.
+pub fn stdout() -> Stdout {
+    Stdout(std::io::stdout().lock())
+}
+
+fn of_stdout<T>(result: std::io::Result<T>) -> std::io::Result<T> {
+    result.map_err(|error| match error.kind() {
+        // `write_all` goes on after this one.
+        std::io::ErrorKind::Interrupted => error,
+        kind => std::io::Error::new(kind, format!("cannot write to stdout: {error}")),
+    })
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        of_stdout(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        of_stdout(self.0.flush())
+    }
+}
+
 /// Prints one JSON value and a newline.
 pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     serde_json::to_writer(&mut out, value)?;
     writeln!(out)?;
     Ok(())
@@ -408,7 +434,7 @@ pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 
 /// Writes text, or exact bytes, to stdout now.
 pub fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     out.write_all(text.as_ref())?;
     out.flush()?;
     Ok(())

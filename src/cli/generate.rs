@@ -138,7 +138,7 @@ fn token_text(engine: &Engine, id: u32) -> String {
 fn print_token(engine: &Engine, token: &GeneratedToken) -> anyhow::Result<()> {
     let top = token.top_logprobs.iter().map(|t| format!("  {:?} {:.3}", token_text(engine, t.id), t.logprob));
     let top: String = top.collect();
-    let mut out = std::io::stdout().lock();
+    let mut out = common::stdout();
     writeln!(
         out,
         "{:>7}  {:>8.4}  {:?}{top}",

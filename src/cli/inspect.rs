@@ -1,13 +1,12 @@
 //! `fs inspect`: architecture, tensors, memory and cost of a model, and whether its weights fit its configuration.
 
-use super::common::count;
+use super::common::{self, count};
 use anyhow::bail;
 use failed_star::model::expected::{Cost, Report, compare, cost, expected_tensors};
 use failed_star::weights::{Checkpoint, Config, DType, ModelSource, RopeScaling, Tensor, WeightsError, printable};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 /// Arguments of `fs inspect`.
@@ -66,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         true => format!("{:#}\n", inspection.to_json()),
         false => inspection.to_text(),
     };
-    std::io::stdout().lock().write_all(text.as_bytes())?;
+    common::print(&text)?;
     match &inspection.report {
         Some(report) if !report.is_ok() => {
             bail!("{}: the weights do not fit config.json: {} problems", inspection.name, report.problems.len())

@@ -42,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .collect();
         common::print_json(&json!({"ids": ids, "top": top}))?;
     } else {
-        let mut out = std::io::stdout().lock();
+        let mut out = common::stdout();
         writeln!(out, "{:>7}  {:>9}  {:>9}  {:>7}  text", "id", "logit", "logprob", "prob")?;
         for TokenLogprob { id, logit, logprob } in top {
             let percent = 100.0 * logprob.exp();

@@ -19,6 +19,7 @@ mod trace;
 mod verify;
 
 use clap::{Parser, Subcommand};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -67,7 +68,10 @@ enum Command {
 /// Runs the command line; the result is the process's exit code: 1 for a failure, 2 for wrong usage.
 pub fn run() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
-    let command = Cli::parse().command;
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return explain(&error),
+    };
     let result = common::catch_file_size_limit().and_then(|()| match command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
@@ -97,11 +101,22 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Prints the help or version that was asked for, or what is wrong with the arguments.
+fn explain(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        Err(cause) if !error.use_stderr() && cause.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot write to stdout: {cause}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(error.exit_code() as u8),
+    }
+}
+
 /// Whether an error is that the reader of our output has gone.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |cause: &(dyn std::error::Error + 'static)| {
         let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         io.or_else(|| cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind))
     };
-    error.chain().any(|cause| kind(cause) == Some(std::io::ErrorKind::BrokenPipe))
+    error.chain().any(|cause| kind(cause) == Some(ErrorKind::BrokenPipe))
 }

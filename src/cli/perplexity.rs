@@ -90,9 +90,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         against_kv_dtype: args.against_kv.unwrap_or(args.kv),
     };
 
-    if (2..options.context).contains(&ids.len()) && !args.model.device.quiet {
-        eprintln!("the text is shorter than one window of {} tokens: all but its first are scored", options.context);
-    }
     let bar = Bar::new(args.model.device.quiet);
     let started = Instant::now();
     let mut passed = 0;

@@ -107,7 +107,7 @@ fn report_stages(engine: &Engine, fixture: &Fixture, as_json: bool) -> anyhow::R
         }))?;
         return Ok(ok);
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = common::stdout();
     writeln!(
         out,
         "{}: recorded outputs of transformers, tolerance {} + {} of the value",
@@ -149,7 +149,7 @@ fn report_operations(records: &[Record], rounding: Rounding, as_json: bool) -> a
         common::print_json(&json!({"ok": ok, "operations": records}))?;
         return Ok(ok);
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = common::stdout();
     writeln!(
         out,
         "{:<16} {:>5} {:>11} {:>11} {:>9}  verdict",

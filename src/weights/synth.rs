@@ -73,6 +73,10 @@ pub fn synthesize(
         }
     }
 
+    if out.exists() && !out.is_dir() {
+        let message = "is no directory; a model is one: name another place";
+        return Err(WeightsError::invalid(&out.display().to_string(), message));
+    }
     let is_new = !out.exists();
     fs::create_dir_all(out).map_err(WeightsError::io(out))?;
     let written = write_weights(&config, out, options.seed, progress).and_then(|written| {

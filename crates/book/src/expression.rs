@@ -40,31 +40,25 @@ impl<'a> Parser<'a> {
     }
 
     fn sum(&mut self) -> Result<Value, String> {
-        let mut value = self.product()?;
-        loop {
-            let add = match () {
-                () if self.eat("+") => true,
-                () if self.eat("-") => false,
-                () => return Ok(value),
-            };
-            let (a, b) = (self.number(&value)?, self.product()?);
-            let b = self.number(&b)?;
-            value = exact(if add { a + b } else { a - b });
-        }
+        self.chain([("+", |a, b| a + b), ("-", |a, b| a - b)], Self::product)
     }
 
     fn product(&mut self) -> Result<Value, String> {
-        let mut value = self.factor()?;
-        loop {
-            let times = match () {
-                () if self.eat("*") => true,
-                () if self.eat("/") => false,
-                () => return Ok(value),
-            };
-            let (a, b) = (self.number(&value)?, self.factor()?);
-            let b = self.number(&b)?;
-            value = exact(if times { a * b } else { a / b });
+        self.chain([("*", |a, b| a * b), ("/", |a, b| a / b)], Self::factor)
+    }
+
+    /// Operands with operators of one rank between them, from left to right.
+    fn chain(
+        &mut self,
+        operators: [(&str, fn(f64, f64) -> f64); 2],
+        operand: fn(&mut Self) -> Result<Value, String>,
+    ) -> Result<Value, String> {
+        let mut value = operand(self)?;
+        while let Some((_, apply)) = operators.iter().find(|(sign, _)| self.eat(sign)) {
+            let (a, b) = (self.number(&value)?, operand(self)?);
+            value = exact(apply(a, self.number(&b)?));
         }
+        Ok(value)
     }
 
     fn factor(&mut self) -> Result<Value, String> {

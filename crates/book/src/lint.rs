@@ -22,16 +22,17 @@ use crate::directive::MASK;
 use crate::links::Outline;
 
 /// Words behind a number that make it a measurement.
-const UNITS: [&str; 28] = [
-    "tokens/s", "tok/s", "GB/s", "TB/s", "MB/s", "GFLOP/s", "TFLOP/s", "GOP/s", "s", "ms", "µs", "us", "ns", "GB",
-    "MB", "kB", "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "GFLOP", "MFLOP", "tests", "%", "x", "×",
+const UNITS: [&str; 38] = [
+    "tokens/s", "tok/s", "GB/s", "TB/s", "MB/s", "kB/s", "GiB/s", "MiB/s", "KiB/s", "GFLOP/s", "TFLOP/s", "GOP/s", "s",
+    "ms", "µs", "us", "ns", "GB", "MB", "kB", "KB", "TB", "GiB", "MiB", "KiB", "FLOP", "kFLOP", "MFLOP", "GFLOP",
+    "TFLOP", "GHz", "MHz", "kHz", "W", "tests", "%", "x", "×",
 ];
 
 /// Times of which a half or a quarter is a measurement, too.
 const TIMES: [&str; 7] = ["second", "minute", "hour", "day", "millisecond", "microsecond", "nanosecond"];
 
 /// What is counted: a number before one of these is a quantity. Bits and lanes are widths, rows, columns and values are shapes.
-const COUNTED: [&str; 24] = [
+const COUNTED: [&str; 30] = [
     "times",
     "cycles",
     "instructions",
@@ -56,6 +57,12 @@ const COUNTED: [&str; 24] = [
     "barriers",
     "messages",
     "files",
+    "steps",
+    "rounds",
+    "products",
+    "kernels",
+    "exercises",
+    "chapters",
 ];
 
 /// Words that begin something else behind a number: in `1 and 4 lines`, `1` is not counted in lines.
@@ -152,6 +159,7 @@ pub fn numbers(text: &str) -> impl Iterator<Item = &str> {
         loop {
             let start = rest.find(|c: char| c.is_ascii_digit())?;
             let before = rest[..start].chars().next_back().or(last);
+            let at = text.len() - rest.len() + start;
             let end = rest[start..].find(|c| !word(c)).map_or(rest.len(), |i| start + i);
             let number = rest[start..end].trim_end_matches(['.', ',']);
             // A sentence that ends in a number has no unit.
@@ -159,9 +167,22 @@ pub fn numbers(text: &str) -> impl Iterator<Item = &str> {
             last = rest[..end].chars().next_back();
             rest = &rest[end..];
             // Part of a name, as in `Q4_K`, `AVX-512`, `U+0301` or `2.2.3`.
-            let named = before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '+'));
-            // `1e-5` and `5e-4` are tolerances, and somebody chose them.
-            if !named && number.len() > 1 && number.ends_with('e') && behind.starts_with('-') {
+            let named = match before {
+                // But not of one in `10-100` and `+25 %`.
+                Some('-' | '+') => {
+                    let word = text[..at].rsplit(char::is_whitespace).next().unwrap_or_default();
+                    word.contains(char::is_alphabetic)
+                }
+                Some(c) => c.is_alphanumeric() || matches!(c, '_' | '.'),
+                None => false,
+            };
+            // `1e-5` and `2.5e3`: tolerances and counts, and somebody chose them.
+            let power = number.split_once('e').is_some_and(|(digits, power)| {
+                let number =
+                    |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) && !text.contains(char::is_alphabetic);
+                number(digits) && (number(power) || power.is_empty() && behind.starts_with(['-', '−']))
+            });
+            if !named && power {
                 return Some(number);
             }
             let digits = number.trim_end_matches(|c: char| c.is_alphabetic());
@@ -331,6 +352,15 @@ mod tests {
             ("half an hour", "half an hour"),
             ("right nine times of ten.", "nine of ten"),
             ("about one in twenty", "one of twenty"),
+            ("+25 % of it", "25"),
+            ("(-25 %)", "25"),
+            ("10-90 tokens", "90"),
+            ("within 5e−4", "5e"),
+            ("all 1e5", "1e5"),
+            ("2.5e3 of them", "2.5e3"),
+            ("at 12 GiB/s", "12"),
+            ("at 25 GHz", "25"),
+            ("13 steps", "13"),
             ("one case out of a hundred", "one of hundred"),
         ] {
             assert_eq!(refused(text), [number], "{text}");
