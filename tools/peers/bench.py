@@ -136,6 +136,11 @@ def start(peer, kind, shape, gguf, args):
     return None
 
 
+def from_root(words):
+    """A command as it is written at the repository's root: where that lies is nobody's concern."""
+    return [word.removeprefix(f"{ROOT}/") for word in words]
+
+
 class Failed(Exception):
     """A peer could not answer."""
 
@@ -148,7 +153,7 @@ class Fs:
         self.command = [str(args.fs), "bench", "--model", str(gguf), "--threads", str(args.threads), "--repeats", "1", "--quiet", "--json"]
         self.env = os.environ | ({"FS_SIMD": "avx2"} if name == "fs-avx2" else {})
         version = subprocess.run([args.fs, "--version"], capture_output=True, text=True).stdout.strip()
-        self.about = {"version": version, "command": self.command}
+        self.about = {"version": version, "command": from_root(self.command)}
         self.report = None
 
     def measure(self, phase, depth, tokens):
@@ -178,7 +183,7 @@ class Server:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
             self.process = subprocess.Popen(self.command, env=os.environ | (env or {}), **pipes)
         ready = self.answer()
-        self.about = {"command": self.command, "environment": env or {}} | {key: ready[key] for key in ready if key != "ready"}
+        self.about = {"command": from_root(self.command), "environment": env or {}} | {key: ready[key] for key in ready if key != "ready"}
 
     def answer(self):
         line = self.process.stdout.readline()
