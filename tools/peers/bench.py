@@ -264,14 +264,14 @@ def run_type(kind, shape, gguf, args):
 def table(results, args):
     """Medians with their spread, and fs's ratio to each peer."""
     titles = {"decode": f"decode {args.generate}", "deep": f"decode {args.generate_deep} at {args.depth}", "prefill": f"prefill {args.prompt}"}
-    lines = ["", f"{'tokens/s':<26}" + "".join(f"{titles[test]:>28}" for test in args.tests)]
+    lines = ["", f"{'tokens/s':<30}" + "".join(f"{titles[test]:>28}" for test in args.tests)]
     for kind, peers in results.items():
         lines.append(kind.upper())
 
         def cells(label, cell):
             row = [cell(test) for test in args.tests]
             if any(row):
-                lines.append(f"  {label:<24}" + "".join(f"{text or '-':>28}" for text in row))
+                lines.append(f"  {label:<28}" + "".join(f"{text or '-':>28}" for text in row))
 
         for name, tests in peers.items():
             cells(name, lambda test: (r := tests.get(test)) and f"{r['median']:.1f} ({r['min']:.1f} to {r['max']:.1f})")
@@ -290,13 +290,21 @@ def table(results, args):
         for other in ("candle", "transformers"):
             cells(f"fs / {other}", lambda test: ratio(median("fs", test), median(other, test)))
 
-        def share(test):
+        def shares(test):
             taken = peers.get("fs", {}).get(test, {}).get("samples", [])
             field = "share_of_peak" if test == "prefill" else "share_of_read_bandwidth"
-            shares = [sample[field] for sample in taken if sample.get(field)]
-            return f"{100 * statistics.median(shares):.0f} % of {'peak' if test == 'prefill' else 'read'}" if shares else None
+            return [(sample[field], sample["tokens_per_second"]) for sample in taken if sample.get(field)]
+
+        def share(test):
+            of = "peak" if test == "prefill" else "read"
+            return f"{100 * statistics.median(part for part, _ in shares(test)):.0f} % of {of}" if shares(test) else None
+
+        def limit(test):
+            """What fs would do at the limit that the machine had in the middle round."""
+            return statistics.median(rate / part for part, rate in shares(test)) if shares(test) else None
 
         cells("fs, of the machine", share)
+        cells("the limit / llama.cpp's best", lambda test: ratio(limit(test), llama(test)))
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ use bytemuck::cast_slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Larger than any cache that one program has to itself.
-const BYTES: usize = 96 << 20;
+const BYTES: usize = 384 << 20;
 
 /// Read passes; the best one counts, because anything else on the machine only slows a pass down.
 const PASSES: usize = 4;

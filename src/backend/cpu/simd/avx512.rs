@@ -51,6 +51,7 @@ pub unsafe trait Dots: Copy {
     unsafe fn dot4(sums: __m512i, codes: __m512i, x: __m512i) -> __m512i;
     unsafe fn dot4_biased(sums: __m512i, codes: __m512i, x: __m512i) -> __m512i;
     unsafe fn dot2_bf16(sums: __m512, a: __m512i, b: __m512i) -> __m512;
+    unsafe fn round_bf16(values: __m512) -> __m256i;
 }
 
 /// Products of bytes as 16-bit pairs (`vpmaddubsw`), then pairs of pairs (`vpmaddwd`).
@@ -83,6 +84,10 @@ unsafe impl Dots for Multiply {
     unsafe fn dot2_bf16(sums: __m512, _: __m512i, _: __m512i) -> __m512 {
         sums
     }
+    #[inline(always)]
+    unsafe fn round_bf16(_: __m512) -> __m256i {
+        unsafe { _mm256_setzero_si256() }
+    }
 }
 
 /// `vpdpbusd`: four products of bytes added to a 32-bit sum.
@@ -104,6 +109,10 @@ unsafe impl Dots for Vnni {
     #[inline(always)]
     unsafe fn dot2_bf16(sums: __m512, _: __m512i, _: __m512i) -> __m512 {
         sums
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(_: __m512) -> __m256i {
+        unsafe { _mm256_setzero_si256() }
     }
 }
 
@@ -132,6 +141,10 @@ unsafe impl Dots for VnniBf16 {
                 std::mem::transmute::<__m512i, __m512bh>(b),
             )
         }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(values: __m512) -> __m256i {
+        unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values)) }
     }
 }
 
@@ -281,6 +294,13 @@ unsafe impl<D: Dots> Vector for F32x16<D> {
     #[inline(always)]
     unsafe fn dot2_bf16(self, a: __m512i, b: __m512i) -> Self {
         Self::new(unsafe { D::dot2_bf16(self.0, a, b) })
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(low: Self, high: Self) -> __m512i {
+        unsafe {
+            let [low, high] = [low, high].map(|half| _mm512_cvtepu16_epi32(D::round_bf16(half.0)));
+            _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+        }
     }
 
     #[inline(always)]

@@ -187,26 +187,64 @@ pub struct Interleave<'a> {
 
 impl Kernel for Interleave<'_> {
     type Output = ();
+    const DOTS: bool = true;
 
+    /// Squares of `LANES` rows and columns are transposed in registers: stored one by one, with the length of a tile between
+    /// them, the values took a third of the time of a layer with as many outputs as Qwen3-0.6B's.
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { x, tile, columns, bf16, to } = self;
-        assert!(x.len() <= tile * columns && to.len() >= columns.div_ceil(1 + usize::from(bf16)) * tile);
+        let per_word = 1 + usize::from(bf16);
+        let count = x.len() / columns;
+        assert!(count <= tile && tile <= MOST_ROWS && to.len() >= columns.div_ceil(per_word) * tile);
+        let mut square = [0.0f32; MOST_ROWS * MOST_ROWS];
+        let mut turned = [0.0f32; MOST_ROWS * MOST_ROWS];
+        let whole = columns - columns % V::LANES;
+        for column in (0..whole).step_by(V::LANES) {
+            for (i, first) in (0..tile).step_by(V::LANES).enumerate() {
+                for row in first..count.min(first + V::LANES) {
+                    unsafe {
+                        V::load(x.as_ptr().add(row * columns + column)).store(square.as_mut_ptr().add(row * V::LANES))
+                    };
+                }
+                let at = i * V::LANES * V::LANES;
+                unsafe { V::transpose(square.as_ptr().add(at), V::LANES, turned.as_mut_ptr().add(at), V::LANES) };
+            }
+            for word in 0..V::LANES / per_word {
+                // Lanes beyond the tile's rows are the next word's, which is stored after this one.
+                for (i, first) in (0..tile).step_by(V::LANES).enumerate() {
+                    let to = &mut to[(column / per_word + word) * tile + first..];
+                    let from = turned[(i * V::LANES + word * per_word) * V::LANES..].as_ptr();
+                    let mut last = [0.0f32; MOST_ROWS];
+                    let cut = to.len() < V::LANES;
+                    let place = if cut { last.as_mut_ptr() } else { to.as_mut_ptr() };
+                    unsafe {
+                        if bf16 {
+                            let pair = V::round_bf16(V::load(from), V::load(from.add(V::LANES)));
+                            V::store_words(pair, place.cast());
+                        } else {
+                            V::load(from).store(place);
+                        }
+                    }
+                    if cut {
+                        to.copy_from_slice(&last[..to.len()]);
+                    }
+                }
+            }
+        }
         for (row, x) in x.chunks_exact(columns).enumerate() {
-            if bf16 {
-                for (word, pair) in x.chunks(2).enumerate() {
-                    let bits =
-                        |value: Option<&f32>| u32::from(half::bf16::from_f32(value.copied().unwrap_or(0.0)).to_bits());
-                    to[word * tile + row] = f32::from_bits(bits(pair.first()) | bits(pair.get(1)) << 16);
-                }
-            } else {
-                for (column, value) in x.iter().enumerate() {
-                    to[column * tile + row] = *value;
-                }
+            for (word, pair) in x[whole..].chunks(per_word).enumerate() {
+                let bits =
+                    |value: Option<&f32>| u32::from(half::bf16::from_f32(value.copied().unwrap_or(0.0)).to_bits());
+                let word = &mut to[(whole / per_word + word) * tile + row];
+                *word = if bf16 { f32::from_bits(bits(pair.first()) | bits(pair.get(1)) << 16) } else { pair[0] };
             }
         }
     }
 }
+
+/// Rows of the largest tile, in whole vectors.
+const MOST_ROWS: usize = 16;
 
 /// Many input rows against some weight rows: prefill.
 ///

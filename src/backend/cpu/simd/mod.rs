@@ -360,6 +360,11 @@ pub unsafe trait Vector: Copy {
     unsafe fn dot2_bf16(self, _a: Self::Words, _b: Self::Words) -> Self {
         unreachable!("BF16_DOT says that this level has no bf16 dot product")
     }
+    /// Both rounded to the nearest bf16, and to the even one of two; `low` in the low half of each word, `high` in the other.
+    /// NaN stays NaN. Numbers below 1e-38 may become 0, as they are for the dot product.
+    unsafe fn round_bf16(_low: Self, _high: Self) -> Self::Words {
+        unreachable!("BF16_DOT says that this level has no bf16")
+    }
 
     /// Transposes a square of `LANES` rows of `LANES` words: `to[j][i] = from[i][j]`, rows being `from_stride` and
     /// `to_stride` words apart.

@@ -52,6 +52,9 @@ pub unsafe trait Dots: Copy {
     unsafe fn dot2_bf16(sums: float32x4_t, _a: int32x4_t, _b: int32x4_t) -> float32x4_t {
         sums
     }
+    unsafe fn round_bf16(_low: float32x4_t, _high: float32x4_t) -> int32x4_t {
+        unsafe { vdupq_n_s32(0) }
+    }
 }
 
 /// Products of bytes in 16 bits, added in pairs twice.
@@ -114,6 +117,17 @@ unsafe impl Dots for I8mm {
                 a = in(vreg) a, b = in(vreg) b, options(pure, nomem, nostack, preserves_flags));
         }
         sums
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(low: float32x4_t, high: float32x4_t) -> int32x4_t {
+        let (mut words, mut high_words): (int32x4_t, int32x4_t);
+        unsafe {
+            std::arch::asm!("bfcvtn {words:v}.4h, {low:v}.4s", "bfcvtn {high_words:v}.4h, {high:v}.4s",
+                "zip1 {words:v}.8h, {words:v}.8h, {high_words:v}.8h", words = out(vreg) words,
+                high_words = out(vreg) high_words, low = in(vreg) low, high = in(vreg) high,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        words
     }
 }
 
@@ -281,6 +295,10 @@ unsafe impl<D: Dots> Vector for F32x4<D> {
     #[inline(always)]
     unsafe fn dot2_bf16(self, a: int32x4_t, b: int32x4_t) -> Self {
         Self::new(unsafe { D::dot2_bf16(self.0, a, b) })
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(low: Self, high: Self) -> int32x4_t {
+        unsafe { D::round_bf16(low.0, high.0) }
     }
 
     #[inline(always)]
