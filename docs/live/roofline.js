@@ -19,7 +19,7 @@ export function place(all, { model, format, tokens, position, read, peak }) {
     const bytes = weights.decode_bytes + (tokens - 1) * weights.row_bytes + p * of.kv_bytes;
     const flop = tokens * of.per_token + of.head + of.per_pair * (tokens * (p - tokens) + (tokens * (tokens + 1)) / 2);
     const bandwidth = read ?? all.machine.read;
-    const top = peak ?? all.machine.peaks[weights.peak];
+    const top = peak ?? Math.max(...all.machine.peaks.filter((one) => weights.operands.includes(one.operands)).map((one) => one.ops_per_second));
     const [byBytes, byFlop] = [bytes / bandwidth, flop / top];
     const seconds = Math.max(byBytes, byFlop);
     return { bytes, flop, intensity: flop / bytes, bandwidth, top, ridge: top / bandwidth, bound: byBytes >= byFlop ? "memory" : "arithmetic", seconds, rate: tokens / seconds };
@@ -111,7 +111,6 @@ const ownModel = (config) =>
 
 export async function mount(root, { ask, data: all }) {
     const option = (value, text, chosen) => `<option value="${value}"${value === chosen ? " selected" : ""}>${escape(text)}</option>`;
-    const peaks = all.machine.peaks;
     // A slider's steps are powers of two.
     const powers = (name, label, max) => slider(name, label, { min: 0, max, value: Math.log2(DEFAULT[name]), text: DEFAULT[name] });
     const own = all.models.length;
@@ -122,7 +121,7 @@ export async function mount(root, { ask, data: all }) {
         powers("position", "Position", 15) +
         `<label class="field">Machine <select name="machine">${option("measured", all.machine.name, "measured")}${option("own", "another: its numbers", "")}</select></label>` +
         `<label class="field">Reads, GB/s <input type="number" name="read" min="1" max="100000" step="any" value="${(all.machine.read / 1e9).toFixed(1)}" required disabled></label>` +
-        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="100000000" step="any" value="${(peaks["f32 FMA"] / 1e9).toFixed(0)}" required disabled></label>` +
+        `<label class="field">Computes, GFLOP/s <input type="number" name="peak" min="1" max="100000000" step="any" value="${(place(all, DEFAULT).top / 1e9).toFixed(0)}" required disabled></label>` +
         ownModel(all.models[DEFAULT.model].config);
     const { form, show, say, fail } = attach(root, controls);
     const fields = form.elements;

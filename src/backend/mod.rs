@@ -88,6 +88,21 @@ pub enum Operands {
     Int8,
 }
 
+impl Operands {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+
+    /// Whether such an instruction can multiply weights of the type named `dtype`, as [`DType::name`](crate::weights::DType::name)
+    /// has it: all can be widened to f32, bf16 is of use to bf16 alone, and 8 bits to quantized weights.
+    pub fn serve(self, dtype: &str) -> bool {
+        match dtype {
+            "F32" | "F16" => self == Self::F32,
+            "BF16" => self != Self::Int8,
+            _ => self != Self::Bf16,
+        }
+    }
+}
+
 /// What a device has been given to do; see [`Backend::counters`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Counters {

@@ -11,7 +11,7 @@ use super::engine::{Engine, EngineOptions, Session, SessionOptions, WithBackend}
 use super::error::SessionError;
 use crate::backend::observed::Observed;
 use crate::backend::timed::{OperationTime, Timed};
-use crate::backend::{Backend, Counters, Operands, Peak};
+use crate::backend::{Backend, Counters, Peak};
 use crate::clock::Instant;
 use crate::model::expected;
 use crate::model::kv_cache::KvDType;
@@ -166,12 +166,7 @@ impl Spread {
 impl BenchReport {
     /// The highest of the machine's peaks that these weights can use.
     pub fn peak(&self) -> Option<&Peak> {
-        let usable = |operands: Operands| match self.dtype {
-            "F32" | "F16" => operands == Operands::F32,
-            "BF16" => operands != Operands::Int8,
-            _ => operands != Operands::Bf16,
-        };
-        let usable = self.machine.peaks.iter().filter(|peak| usable(peak.operands));
+        let usable = self.machine.peaks.iter().filter(|peak| peak.operands.serve(self.dtype));
         usable.max_by(|a, b| a.ops_per_second.total_cmp(&b.ops_per_second))
     }
 }

@@ -105,7 +105,8 @@ fn versions(run: &Value) -> Result<String, String> {
     Ok(found.join("; ") + ".")
 }
 
-/// Rows are formats, columns peers: the median and, below it, least and most; then the ratio and the share of the machine.
+/// Rows are formats, columns peers: the median and, below it, least and most; then the ratio, the share of the machine, and the
+/// ratio that a program at the machine's limit would have.
 fn table(results: &Value, types: &[&str], test: &str) -> Result<String, String> {
     let peers: Vec<_> =
         PEERS.into_iter().filter(|(peer, _)| types.iter().any(|t| !results[*t][*peer][test].is_null())).collect();
@@ -114,8 +115,8 @@ fn table(results: &Value, types: &[&str], test: &str) -> Result<String, String> 
         _ => ("share_of_read_bandwidth", "share of read bandwidth"),
     };
     let titles: Vec<&str> = peers.iter().map(|(_, title)| *title).collect();
-    let mut out = format!("| tokens/s | {} | fs to llama.cpp's better one | {of} |\n", titles.join(" | "));
-    out += &format!("| --- |{}\n", " ---: |".repeat(peers.len() + 2));
+    let mut out = format!("| tokens/s | {} | fs to llama.cpp's better one | {of} | the machine's limit to llama.cpp's |\n", titles.join(" | "));
+    out += &format!("| --- |{}\n", " ---: |".repeat(peers.len() + 3));
     for name in types {
         let number = |peer: &str, key: &str| results[*name][peer][test][key].as_f64();
         let mut row = format!("| {} |", name.to_uppercase());
@@ -133,8 +134,15 @@ fn table(results: &Value, types: &[&str], test: &str) -> Result<String, String> 
             _ => " |".into(),
         };
         let samples = results[*name]["fs"][test]["samples"].as_array();
-        let shares: Vec<f64> = samples.into_iter().flatten().filter_map(|sample| sample[share].as_f64()).collect();
-        row += &median(shares).map_or(" |".into(), |share| format!(" {:.0}\u{a0}% |", 100.0 * share));
+        let shares = |of: fn(f64, f64) -> f64| {
+            let of = |sample: &Value| Some(of(sample[share].as_f64()?, sample["tokens_per_second"].as_f64()?));
+            median(samples.into_iter().flatten().filter_map(of).collect())
+        };
+        row += &shares(|share, _| share).map_or(" |".into(), |share| format!(" {:.0}\u{a0}% |", 100.0 * share));
+        row += &match shares(|share, rate| rate / share) {
+            Some(limit) if theirs > 0.0 => format!(" {:.2} |", limit / theirs),
+            _ => " |".into(),
+        };
         out += &(row + "\n");
     }
     Ok(out)
@@ -156,7 +164,7 @@ mod tests {
         "tests": {"decode": 64, "deep": [4096, 16], "prefill": 512},
         "peers": {"q8_0": {"fs": {"version": "fs 0", "device": "avx2"}, "llama": {"version": "llama 1"}, "llama-fa": {"version": "llama 1"}}},
         "results": {"q8_0": {
-            "fs": {"decode": {"median": 30.0, "min": 20.0, "max": 31.0, "samples": [{"share_of_read_bandwidth": 0.7}, {"share_of_read_bandwidth": 0.8}]}},
+            "fs": {"decode": {"median": 30.0, "min": 20.0, "max": 31.0, "samples": [{"tokens_per_second": 28, "share_of_read_bandwidth": 0.7}, {"tokens_per_second": 30, "share_of_read_bandwidth": 0.8}]}},
             "llama": {"decode": {"median": 15.0, "min": 14.0, "max": 16.0, "samples": []}},
             "llama-fa": {"decode": {"median": 12.0, "min": 11.0, "max": 13.0, "samples": []}}}}}"#;
 
@@ -174,7 +182,7 @@ mod tests {
         assert!(page.contains("[all samples](https://x/r/a.json)"), "{page}");
         let range = |from, to| format!("<span class='range'>({from} to {to})</span>");
         let [fs, llama, flash] = [range("20.0", "31.0"), range("14.0", "16.0"), range("11.0", "13.0")];
-        let row = format!("| Q8_0 | **30.0** {fs} | **15.0** {llama} | **12.0** {flash} | **2.00** | 75\u{a0}% |");
+        let row = format!("| Q8_0 | **30.0** {fs} | **15.0** {llama} | **12.0** {flash} | **2.00** | 75\u{a0}% | 2.58 |");
         assert!(page.contains(&row), "{page}");
         assert!(page.contains("tools/bench-peers --rounds 2") && !page.contains("Prefill"), "{page}");
     }

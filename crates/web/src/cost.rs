@@ -1,6 +1,7 @@
 //! What a pass through a model costs, in every format: a few numbers that the roofline multiplies out.
 
 use crate::LiveError;
+use failed_star::backend::Operands;
 use failed_star::model::expected::{Cost, cost, expected_tensors, flop};
 use failed_star::weights::gguf::names::to_gguf;
 use failed_star::weights::quantize::Recipe;
@@ -8,16 +9,8 @@ use failed_star::weights::{Config, DType};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
-/// Formats that the widget offers, and which of a machine's peaks bounds their arithmetic: quantized weights are multiplied
-/// with activations in 8 bits.
-const FORMATS: [(&str, &str); 6] = [
-    ("bf16", "f32 FMA"),
-    ("q8_0", "int8 dot"),
-    ("q6_k", "int8 dot"),
-    ("q5_k_m", "int8 dot"),
-    ("q4_k_m", "int8 dot"),
-    ("q4_0", "int8 dot"),
-];
+/// Formats that the widget offers.
+const FORMATS: [&str; 6] = ["bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"];
 
 /// The fields of a `config.json` that decide what a pass costs.
 const FIELDS: [&str; 9] = [
@@ -54,14 +47,15 @@ pub fn config(fields: Map<String, Value>) -> Result<Config, LiveError> {
 /// ```
 pub fn model(name: &str, config: &Config) -> Value {
     let shapes: HashMap<String, Vec<usize>> = expected_tensors(config).into_iter().collect();
-    let formats = FORMATS.iter().filter_map(|&(format, peak)| {
+    let formats = FORMATS.iter().filter_map(|&format| {
         let recipe = Recipe::find(format)?;
         let dtype = |name: &str| {
             let gguf = to_gguf(name).unwrap_or_default();
             recipe.format(&gguf, &shapes[name], config.num_hidden_layers, config.tie_word_embeddings).0
         };
         let Cost { decode_bytes, embedding_row_bytes, .. } = cost(config, dtype);
-        Some(json!({"format": format, "peak": peak, "decode_bytes": decode_bytes, "row_bytes": embedding_row_bytes}))
+        let operands: Vec<_> = Operands::ALL.into_iter().filter(|all| all.serve(&format.to_uppercase())).collect();
+        Some(json!({"format": format, "operands": operands, "decode_bytes": decode_bytes, "row_bytes": embedding_row_bytes}))
     });
     let formats: Vec<Value> = formats.collect();
     let head = 2.0 * config.vocab_size as f64 * config.hidden_size as f64;

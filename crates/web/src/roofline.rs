@@ -4,7 +4,7 @@ use crate::LiveError;
 use crate::cost::{config, model};
 use failed_star::weights::{Config, ModelSource};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The dense Qwen3 models as published: hidden and intermediate size, layers, query heads, and whether the head is the embedding.
@@ -19,7 +19,7 @@ const SIZES: [(&str, [usize; 4], bool); 6] = [
 ];
 
 /// Results that the machine's limits and the measured points come from.
-const RESULTS: &str = "benches/results/2026-11-23-cascade-lake-2-cores.json";
+const RESULTS: &str = "benches/results/2026-11-24-zen-5-2-cores.json";
 
 /// The data, of the repository at `root`.
 pub fn roofline(root: &Path) -> Result<Value, LiveError> {
@@ -50,13 +50,13 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
     let text =
         std::fs::read_to_string(&path).map_err(|error| LiveError::Name(format!("{}: {error}", path.display())))?;
     let all: Value = serde_json::from_str(&text)?;
-    let (mut reads, mut peaks, mut points) = (Vec::new(), HashMap::<String, Vec<f64>>::new(), Vec::new());
+    let (mut reads, mut peaks, mut points) = (Vec::new(), BTreeMap::<[String; 2], Vec<f64>>::new(), Vec::new());
     for (format, peers) in all["results"].as_object().into_iter().flatten() {
         for (phase, result) in peers["fs"].as_object().into_iter().flatten() {
             for machine in result["samples"].as_array().into_iter().flatten().map(|sample| &sample["machine"]) {
                 reads.extend(machine["read_bytes_per_second"].as_f64());
                 for peak in machine["peaks"].as_array().into_iter().flatten() {
-                    let name = peak["instruction"].as_str().unwrap_or_default().to_owned();
+                    let name = ["instruction", "operands"].map(|field| peak[field].as_str().unwrap_or_default().to_owned());
                     peaks.entry(name).or_default().extend(peak["ops_per_second"].as_f64());
                 }
             }
@@ -64,12 +64,10 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
                 "tokens": all["tests"][phase], "tokens_per_second": result["median"]}));
         }
     }
-    let mut limits: Vec<(String, Option<f64>)> = peaks.into_iter().map(|(name, all)| (name, median(all))).collect();
-    limits.sort_by(|a, b| a.0.cmp(&b.0));
-    let peaks: Value =
-        limits.into_iter().map(|(name, peak)| (name, json!(peak))).collect::<serde_json::Map<_, _>>().into();
+    let peak = |([instruction, operands], all)| json!({"instruction": instruction, "operands": operands, "ops_per_second": median(all)});
+    let peaks: Vec<Value> = peaks.into_iter().map(peak).collect();
     Ok(json!({
-        "name": "2 cores of a Xeon (Cascade Lake)", "source": RESULTS, "read": median(reads), "peaks": peaks, "points": points,
+        "name": "2 cores of an EPYC (Zen 5)", "source": RESULTS, "read": median(reads), "peaks": peaks, "points": points,
     }))
 }
 
