@@ -115,7 +115,10 @@ fn table(results: &Value, types: &[&str], test: &str) -> Result<String, String> 
         _ => ("share_of_read_bandwidth", "share of read bandwidth"),
     };
     let titles: Vec<&str> = peers.iter().map(|(_, title)| *title).collect();
-    let mut out = format!("| tokens/s | {} | fs to llama.cpp's better one | {of} | the machine's limit to llama.cpp's |\n", titles.join(" | "));
+    let mut out = format!(
+        "| tokens/s | {} | fs to llama.cpp's better one | {of} | the machine's limit to llama.cpp's |\n",
+        titles.join(" | ")
+    );
     out += &format!("| --- |{}\n", " ---: |".repeat(peers.len() + 3));
     for name in types {
         let number = |peer: &str, key: &str| results[*name][peer][test][key].as_f64();
@@ -182,7 +185,8 @@ mod tests {
         assert!(page.contains("[all samples](https://x/r/a.json)"), "{page}");
         let range = |from, to| format!("<span class='range'>({from} to {to})</span>");
         let [fs, llama, flash] = [range("20.0", "31.0"), range("14.0", "16.0"), range("11.0", "13.0")];
-        let row = format!("| Q8_0 | **30.0** {fs} | **15.0** {llama} | **12.0** {flash} | **2.00** | 75\u{a0}% | 2.58 |");
+        let row =
+            format!("| Q8_0 | **30.0** {fs} | **15.0** {llama} | **12.0** {flash} | **2.00** | 75\u{a0}% | 2.58 |");
         assert!(page.contains(&row), "{page}");
         assert!(page.contains("tools/bench-peers --rounds 2") && !page.contains("Prefill"), "{page}");
     }

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// Lists whose elements have names, and of which one may be put before another: no place in them means anything.
 const NAMED: [&str; 2] = ["operations", "tensors"];
 
+/// What an operator makes of the numbers on its sides.
+type Operator = fn(f64, f64) -> f64;
+
 /// An expression, what of it is left, and what was found out on the way.
 pub(crate) struct Parser<'a> {
     values: &'a Values,
@@ -50,7 +53,7 @@ impl<'a> Parser<'a> {
     /// Operands with operators of one rank between them, from left to right.
     fn chain(
         &mut self,
-        operators: [(&str, fn(f64, f64) -> f64); 2],
+        operators: [(&str, Operator); 2],
         operand: fn(&mut Self) -> Result<Value, String>,
     ) -> Result<Value, String> {
         let mut value = operand(self)?;

@@ -56,7 +56,8 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
             for machine in result["samples"].as_array().into_iter().flatten().map(|sample| &sample["machine"]) {
                 reads.extend(machine["read_bytes_per_second"].as_f64());
                 for peak in machine["peaks"].as_array().into_iter().flatten() {
-                    let name = ["instruction", "operands"].map(|field| peak[field].as_str().unwrap_or_default().to_owned());
+                    let name =
+                        ["instruction", "operands"].map(|field| peak[field].as_str().unwrap_or_default().to_owned());
                     peaks.entry(name).or_default().extend(peak["ops_per_second"].as_f64());
                 }
             }
@@ -64,7 +65,10 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
                 "tokens": all["tests"][phase], "tokens_per_second": result["median"]}));
         }
     }
-    let peak = |([instruction, operands], all)| json!({"instruction": instruction, "operands": operands, "ops_per_second": median(all)});
+    let peak = |(name, all): ([String; 2], Vec<f64>)| {
+        let [instruction, operands] = name;
+        json!({"instruction": instruction, "operands": operands, "ops_per_second": median(all)})
+    };
     let peaks: Vec<Value> = peaks.into_iter().map(peak).collect();
     Ok(json!({
         "name": "2 cores of an EPYC (Zen 5)", "source": RESULTS, "read": median(reads), "peaks": peaks, "points": points,

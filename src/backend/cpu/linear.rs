@@ -181,3 +181,57 @@ impl CpuWeight {
         self.dtype().bytes(self.columns()).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::simd::Level;
+    use half::bf16;
+
+    /// At every level, each value of a tile is the one that a loop over rows and columns puts there, and the rows that a tile
+    /// lacks are zeros: the last vector of a tile must not reach into the next one, nor lanes into the next word.
+    #[test]
+    fn interleaved_rows_are_those_of_a_plain_loop() {
+        for level in Level::available() {
+            let cpu = Cpu::with_level(Some(2), level);
+            let tile = panel_tile(level.lanes()).0;
+            for (rows, columns) in [1, tile - 1, tile, tile + 1, 3 * tile - 2].into_iter().flat_map(|rows| {
+                [1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 100].into_iter().map(move |columns| (rows, columns))
+            }) {
+                let mut x: Vec<f32> = (0..rows * columns).map(|i| ((i * 7919) % 1013) as f32 / 97.0 - 5.0).collect();
+                // Halfway between two of bf16 (the even one is below, then above), too large for it, and no numbers.
+                let special =
+                    [0x3f80_8000, 0x3f81_8000, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0000, 0xffff_ffff, 0x7f80_0001];
+                for (i, bits) in special.into_iter().enumerate() {
+                    if let Some(value) = x.get_mut(i * 5) {
+                        *value = f32::from_bits(bits);
+                    }
+                }
+                let value = |row: usize, column: usize| {
+                    if row < rows && column < columns { x[row * columns + column] } else { 0.0 }
+                };
+                let plain = interleave(&cpu, &x, columns, false);
+                let pairs = level.has_bf16_dot().then(|| interleave(&cpu, &x, columns, true));
+                for row in 0..rows.next_multiple_of(tile) {
+                    let at = |words: usize, word: usize| (row / tile * words + word) * tile + row % tile;
+                    for column in 0..columns {
+                        let found = plain.values[at(columns, column)].to_bits();
+                        assert_eq!(
+                            found,
+                            value(row, column).to_bits(),
+                            "{level:?}: {rows} x {columns}: {row}, {column}"
+                        );
+                    }
+                    for (word, column) in pairs.iter().flat_map(|_| (0..columns).step_by(2).enumerate()) {
+                        let found = pairs.as_ref().map_or(0, |pairs| pairs.values[at(pairs.words, word)].to_bits());
+                        for (half, column) in [(found as u16, column), ((found >> 16) as u16, column + 1)] {
+                            let (found, wanted) = (bf16::from_bits(half), bf16::from_f32(value(row, column)));
+                            let same = found == wanted || found.is_nan() && wanted.is_nan();
+                            assert!(same, "{level:?}: {rows} x {columns}: {row}, {column}: {found} for {wanted}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
