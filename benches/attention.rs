@@ -71,7 +71,7 @@ fn prefill_512_at<const DEPTH: usize>(bencher: Bencher, kv: &str) {
 fn memory_read(bencher: Bencher) {
     let cpu = cpu();
     let best = std::cell::Cell::new(0.0f64);
-    bencher.bench_local(|| best.set(best.get().max(cpu.read_bandwidth().expect("a CPU"))));
+    bencher.bench_local(|| best.set(best.get().max(cpu.read_bandwidth(&[]).expect("a CPU"))));
     eprintln!("\nread bandwidth {:.1} GB/s", best.get() / 1e9);
 }
 

@@ -303,6 +303,16 @@ fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
     assert!(output.status.success() && !text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
 }
 
+/// What is measured beside a story must not take more memory than the story: a bandwidth test's own memory would not fit here.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_story_is_told_in_little_memory() {
+    let command = format!("ulimit -v 300000; exec {} generate Once -n 8 --threads 2", env!("CARGO_BIN_EXE_fs"));
+    let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("GB/s of weights") && !said.contains("this machine's"), "{said}");
+}
+
 #[test]
 fn help_has_examples() {
     for command in [

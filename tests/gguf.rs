@@ -358,6 +358,14 @@ fn keys_that_ask_for_another_model_are_refused_by_name() {
     };
     refused(&|h| h.u32("qwen3.attention.sliding_window", 64), &["`qwen3.attention.sliding_window`", "not implement"]);
     refused(&|h| h.u32("qwen3.rope.dimension_count", 16), &["`qwen3.rope.dimension_count`", "found 16", "32"]);
+    refused(
+        &|h| h.u32("tokenizer.ggml.eos_token_id", 100),
+        &["`tokenizer.ggml.eos_token_id`", "found 100", "of the 100 tokens"],
+    );
+    refused(
+        &|h| h.u32("tokenizer.ggml.bos_token_id", u32::MAX),
+        &["`tokenizer.ggml.bos_token_id`", "found 4294967295"],
+    );
     refused(&|h| h.u32("split.count", 2), &["`split.count`", "llama-gguf-split"]);
 
     let alone = |change: &dyn Fn(&mut Header)| {

@@ -1,6 +1,7 @@
 //! `fs trace`: what it says agrees with the configuration, with recorded outputs of transformers, and with what the session computes.
 
 use failed_star::backend::BackendKind;
+use failed_star::backend::cpu::simd::Level;
 use failed_star::model::expected;
 use failed_star::model::kv_cache::KvDType;
 use failed_star::session::sampling::log_softmax_top;
@@ -13,7 +14,8 @@ use std::process::{Command, Output};
 const GOLDEN: &str = "tests/golden/forward/tied-bf16";
 
 fn options(backend: BackendKind) -> EngineOptions {
-    EngineOptions { backend, threads: Some(1), ..EngineOptions::default() }
+    // Recorded outputs were computed in f32.
+    EngineOptions { backend, threads: Some(1), simd: Some(Level::detect_exact()), ..EngineOptions::default() }
 }
 
 fn engine(path: &str) -> Engine {

@@ -7,7 +7,7 @@ export const title = "A block of weights under the microscope";
 export const recorded = true;
 
 export const data = async (_, record) => {
-    const { results } = await record("benches/results/2026-11-23-stories-quality.json");
+    const { results } = await record("benches/results/2026-11-24-stories-quality.json");
     return { ...(await record("microscope")), quality: results };
 };
 

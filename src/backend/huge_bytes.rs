@@ -30,12 +30,17 @@ impl HugeBytes {
     pub fn zeroed(len: usize) -> Self {
         /// Mapping less than this costs more than it is worth.
         const SMALL: usize = 128 << 10;
-        let map = (len >= SMALL).then(|| memmap2::MmapMut::map_anon(len).ok()).flatten();
+        let mapped = (len >= SMALL).then(|| Self::mapped(len)).flatten();
+        mapped.unwrap_or_else(|| Self { memory: Memory::Heap(vec![Line([0; 8]); len.div_ceil(64)]), len })
+    }
+
+    /// `len` zeros; `None` where the system has no such memory.
+    pub fn mapped(len: usize) -> Option<Self> {
+        let map = memmap2::MmapMut::map_anon(len).ok()?;
         // A hint: where it is refused, pages are small.
         #[cfg(target_os = "linux")]
-        let _ = map.as_ref().map(|map| map.advise(memmap2::Advice::HugePage));
-        let memory = map.map_or_else(|| Memory::Heap(vec![Line([0; 8]); len.div_ceil(64)]), Memory::Mapped);
-        Self { memory, len }
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Some(Self { memory: Memory::Mapped(map), len })
     }
 }
 

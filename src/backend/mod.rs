@@ -159,9 +159,10 @@ pub trait Backend: Send + Sync + 'static {
     /// What this backend runs on.
     fn info(&self) -> BackendInfo;
 
-    /// Bytes a second that this device reads from memory, measured now: what decoding can reach at most. `None` where
-    /// it means nothing.
-    fn read_bandwidth(&self) -> Option<f64> {
+    /// Bytes a second that this device reads from memory, measured now: what decoding can reach at most. It reads some of
+    /// `weights`, and takes no memory for it; where there are none, memory of its own. `None` where it means nothing: for
+    /// weights that a cache may hold, for example.
+    fn read_bandwidth(&self, _weights: &[&Self::Weight]) -> Option<f64> {
         None
     }
 

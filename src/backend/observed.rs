@@ -194,8 +194,8 @@ impl<B: Backend, O: Observer<B>> Backend for Observed<B, O> {
         self.inner.info()
     }
 
-    fn read_bandwidth(&self) -> Option<f64> {
-        self.inner.read_bandwidth()
+    fn read_bandwidth(&self, weights: &[&Self::Weight]) -> Option<f64> {
+        self.inner.read_bandwidth(&weights.iter().map(|weight| &weight.weight).collect::<Vec<_>>())
     }
 
     fn peak_ops(&self) -> Vec<Peak> {

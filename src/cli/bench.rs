@@ -140,15 +140,13 @@ fn check_writable(path: &Path) -> std::io::Result<()> {
 fn table(report: &BenchReport, load_seconds: f64) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     let machine = &report.machine;
-    write!(text, "machine  ")?;
-    if let Some(bandwidth) = machine.read_bytes_per_second {
-        write!(text, "reads {:.1} GB/s", bandwidth / 1e9)?;
-    }
-    for peak in &machine.peaks {
-        write!(text, " · {} {:.0} Gop/s", peak.instruction, peak.ops_per_second / 1e9)?;
-    }
-    if machine.read_bytes_per_second.is_none() && machine.peaks.is_empty() {
-        write!(text, "its limits mean nothing to the {} backend", report.backend)?;
+    let reads = machine.read_bytes_per_second.map(|bandwidth| format!("reads {:.1} GB/s", bandwidth / 1e9));
+    let computes =
+        machine.peaks.iter().map(|peak| format!("{} {:.0} Gop/s", peak.instruction, peak.ops_per_second / 1e9));
+    let limits: Vec<String> = reads.into_iter().chain(computes).collect();
+    match limits.is_empty() {
+        true => write!(text, "machine  its limits mean nothing to the {} backend", report.backend)?,
+        false => write!(text, "machine  {}", limits.join(" · "))?,
     }
     let BenchReport { model, dtype, backend, device, threads, .. } = report;
     write!(text, "\nmodel    {model} · {dtype} · {backend} {device} · {}", common::count(*threads, "thread"))?;

@@ -370,7 +370,7 @@ impl PromptBar {
 }
 
 /// One line about speed: prompt and generated tokens a second, bytes read a second, and the share of what this machine
-/// can read.
+/// can read, where the weights are too many for a cache.
 pub fn speed_line(session: &Session, timings: &Timings) -> String {
     let engine = session.engine();
     let mut line = format!(
@@ -383,7 +383,7 @@ pub fn speed_line(session: &Session, timings: &Timings) -> String {
     );
     if let Some(bytes) = decode_bytes_per_second(session, timings) {
         line += &format!(" · {:.1} GB/s of weights and KV", bytes / 1e9);
-        if let Some(bandwidth) = engine.read_bandwidth() {
+        if let Some(bandwidth) = engine.read_bandwidth_of_weights() {
             line += &format!(" ({:.0} % of this machine's {:.1})", 100.0 * bytes / bandwidth, bandwidth / 1e9);
         }
     }

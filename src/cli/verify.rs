@@ -55,7 +55,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = ModelSource::resolve(args.model.as_deref())?;
     let mut device = args.device;
-    if args.against.is_none() && device.backend == BackendKind::Cpu {
+    if args.against.is_none() && device.backend.resolve() == BackendKind::Cpu {
         // Recorded outputs were computed in f32.
         device.simd = device.level().or_else(|| Some(Level::detect_exact()));
     }

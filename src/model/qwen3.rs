@@ -34,6 +34,17 @@ struct Layer<B: Backend> {
     down_proj: B::Weight,
 }
 
+impl<B: Backend> Weights<B> {
+    /// The matrices that a token passes through, in this order.
+    pub fn matrices(&self) -> Vec<&B::Weight> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let Layer { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = layer;
+            [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+        });
+        layers.chain([self.lm_head.as_ref().unwrap_or(&self.embed_tokens)]).collect()
+    }
+}
+
 /// Where the forward pass can be looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -287,6 +298,11 @@ impl<B: Backend> Qwen3<B> {
     /// The backend.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights<B> {
+        &self.weights
     }
 
     /// An empty sequence with a cache of the given type.

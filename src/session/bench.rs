@@ -451,6 +451,6 @@ fn peak_resident_bytes() -> Option<u64> {
 /// Makes [`peak_resident_bytes`] begin again from now (proc(5), `clear_refs`): what measuring the machine takes is not the
 /// model's.
 fn forget_peak_resident() {
-    // Where this is not allowed, the peak is at most 128 MB too high.
+    // Where this is not allowed, the peak is up to 403 MB too high for weights that a cache may hold.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

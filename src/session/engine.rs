@@ -198,9 +198,16 @@ impl Engine {
         if recommended.is_empty() { self.config().eos_token_id.clone() } else { recommended.clone() }
     }
 
-    /// Bytes a second that this machine reads, measured now; `None` where the backend cannot tell.
+    /// Bytes a second that this machine reads, measured now on the model's own weights; `None` where the backend cannot tell,
+    /// or a cache may hold all of them.
+    pub fn read_bandwidth_of_weights(&self) -> Option<f64> {
+        self.inner.model.read_bandwidth(true)
+    }
+
+    /// Bytes a second that this machine reads, measured now, if need be on 384 MiB of memory that is taken for it; `None` where
+    /// the backend cannot tell.
     pub fn read_bandwidth(&self) -> Option<f64> {
-        self.inner.model.read_bandwidth()
+        self.read_bandwidth_of_weights().or_else(|| self.inner.model.read_bandwidth(false))
     }
 
     /// Operations a second that this machine reaches on registers alone, measured now, by kind of instruction.
@@ -570,7 +577,7 @@ impl Drop for Session {
 trait Model: Send + Sync {
     fn config(&self) -> &Config;
     fn backend(&self) -> BackendInfo;
-    fn read_bandwidth(&self) -> Option<f64>;
+    fn read_bandwidth(&self, of_weights: bool) -> Option<f64>;
     fn peak_ops(&self) -> Vec<Peak>;
     fn counters(&self) -> Option<Counters>;
     fn capture(&self, path: &Path) -> Result<(), BackendError>;
@@ -596,8 +603,9 @@ impl<B: Backend> Model for Qwen3<B> {
         Qwen3::backend(self).info()
     }
 
-    fn read_bandwidth(&self) -> Option<f64> {
-        Qwen3::backend(self).read_bandwidth()
+    fn read_bandwidth(&self, of_weights: bool) -> Option<f64> {
+        let weights = if of_weights { self.weights().matrices() } else { Vec::new() };
+        Qwen3::backend(self).read_bandwidth(&weights)
     }
 
     fn peak_ops(&self) -> Vec<Peak> {

@@ -233,7 +233,7 @@ test("microscope: codes and scales are those of a file that `fs quantize` writes
         }
     }
     assert.ok(compared >= 32, `${compared} blocks compared`);
-    const quality = results("2026-11-23-stories-quality.json").results;
+    const quality = results("2026-11-24-stories-quality.json").results;
     for (const [place, { values, formats }] of all.places.entries()) {
         const rows = cells(microscope.render(all, { place, format: "Q4_0", sub: 0 }).view, "The same 256");
         for (const [i, { format, restored, bits, block, block_bytes: size }] of formats.entries()) {

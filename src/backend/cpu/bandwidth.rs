@@ -1,32 +1,48 @@
 //! How fast this machine reads memory: what decoding can reach at most, since each token reads all weights.
 
-use super::Cpu;
 use super::huge::read;
 use super::simd::Sum;
+use super::{Cpu, CpuWeight, Form};
 use crate::backend::huge_bytes::HugeBytes;
 use crate::clock::Instant;
 use bytemuck::cast_slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Twelve times the largest cache seen: an L3 cache of 32 MiB kept enough of 96 MiB that memory seemed up to twice as fast.
+/// Bytes that are read. Twelve times the largest cache seen: an L3 cache of 32 MiB kept enough of 96 MiB that memory seemed up
+/// to twice as fast.
 const BYTES: usize = 384 << 20;
+
+/// The fewest bytes of weights that say something about memory.
+const FEWEST: usize = BYTES / 2;
 
 /// Read passes; the best one counts, because anything else on the machine only slows a pass down.
 const PASSES: usize = 4;
 
-/// Bytes read a second by all threads of `cpu` together, each streaming its own part.
-pub fn read_bandwidth(cpu: &Cpu) -> f64 {
-    // Packed weights lie in the pages that are wanted here; memory of our own would be held beside them.
-    let chunks = cpu.arena.chunks();
-    if chunks.iter().map(|(_, taken)| taken).sum::<usize>() >= BYTES {
-        let chunks: Vec<_> = chunks.iter().map(|(chunk, taken)| (read(chunk), *taken)).collect();
-        let parts: Vec<&[f32]> = chunks.iter().map(|(chunk, taken)| cast_slice(&chunk[..*taken])).collect();
-        return best_pass(cpu, &parts);
+/// Bytes read a second by all threads of `cpu` together, each streaming its own part: of `weights`, if they are enough to say
+/// something, else `None`; of new memory, if there are no weights, and `None` if there is not so much memory.
+pub fn read_bandwidth(cpu: &Cpu, weights: &[&CpuWeight]) -> Option<f64> {
+    if weights.is_empty() {
+        let mut bytes = HugeBytes::mapped(BYTES)?;
+        // Written once: pages that were never written are all the same page of zeros.
+        bytes.fill(1);
+        return Some(best_pass(cpu, &[cast_slice(&bytes)]));
     }
-    let mut bytes = HugeBytes::zeroed(BYTES);
-    // Written once: pages that were never written are all the same page of zeros.
-    bytes.fill(1);
-    best_pass(cpu, &[cast_slice(&bytes)])
+    let chunks = cpu.arena.chunks();
+    let chunks: Vec<_> = chunks.iter().map(|(chunk, taken)| (read(chunk), *taken)).collect();
+    let in_place = weights.iter().filter_map(|weight| match &weight.form {
+        Form::InPlace(matrix) => Some(matrix.bytes(0..matrix.rows())),
+        Form::Packed(_) => None,
+    });
+    let mut left = BYTES;
+    let parts = chunks.iter().map(|(chunk, taken)| &chunk[..*taken]).chain(in_place).map(|bytes| {
+        // Matrices in a file lie where its format puts them.
+        let (_, floats, _) = bytemuck::pod_align_to::<u8, f32>(bytes);
+        let some = &floats[..floats.len().min(left / size_of::<f32>())];
+        left -= size_of_val(some);
+        some
+    });
+    let parts: Vec<&[f32]> = parts.filter(|part| !part.is_empty()).collect();
+    (BYTES - left >= FEWEST).then(|| best_pass(cpu, &parts))
 }
 
 // ANCHOR: read_bandwidth

@@ -76,8 +76,8 @@ impl Backend for Cpu {
         BackendInfo { name: "cpu", device: self.level.name().into(), threads: self.pool.threads() }
     }
 
-    fn read_bandwidth(&self) -> Option<f64> {
-        Some(bandwidth::read_bandwidth(self))
+    fn read_bandwidth(&self, weights: &[&CpuWeight]) -> Option<f64> {
+        bandwidth::read_bandwidth(self, weights)
     }
 
     fn peak_ops(&self) -> Vec<Peak> {

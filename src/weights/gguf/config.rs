@@ -1,5 +1,6 @@
 //! A Qwen3 configuration as GGUF keys. The fields are those of `config.json`, and its checks are the checks here.
 
+use super::tokenizer::{BOS, EOS};
 use super::{Gguf, Header, Value};
 use crate::weights::{Config, GenerationConfig, RopeScaling, WeightsError};
 use serde_json::{Map, Value as Json, json};
@@ -94,7 +95,7 @@ impl Gguf {
         let has = |name: &str| self.tensors.iter().any(|tensor| tensor.name == name);
         fields.insert("tie_word_embeddings".into(), json!(!has("output.weight")));
         fields.insert("attention_bias".into(), json!(has("blk.0.attn_q.bias")));
-        fields.insert("bos_token_id".into(), json!(self.u32("tokenizer.ggml.bos_token_id")?));
+        fields.insert("bos_token_id".into(), json!(self.u32(BOS)?));
         fields.insert("eos_token_id".into(), json!(self.end_tokens()?));
 
         let kind = self.text(&full("rope.scaling.type"))?.unwrap_or("none");
@@ -116,6 +117,11 @@ impl Gguf {
                     config.head_dim
                 );
                 return Err(self.error(&full(key), message));
+            }
+        }
+        for key in [EOS, BOS] {
+            if let Some(id) = self.u32(key)?.filter(|&id| id as usize >= config.vocab_size) {
+                return Err(self.error(key, format!("found {id}, expected one of the {} tokens", config.vocab_size)));
             }
         }
         Ok(config)

@@ -9,8 +9,10 @@ const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
-const EOS: &str = "tokenizer.ggml.eos_token_id";
-const BOS: &str = "tokenizer.ggml.bos_token_id";
+/// The token that ends a text.
+pub(super) const EOS: &str = "tokenizer.ggml.eos_token_id";
+/// The token that begins a text.
+pub(super) const BOS: &str = "tokenizer.ggml.bos_token_id";
 const PADDING: &str = "tokenizer.ggml.padding_token_id";
 const TEMPLATE: &str = "tokenizer.chat_template";
 

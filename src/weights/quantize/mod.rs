@@ -39,6 +39,18 @@ pub enum QuantizeError {
         /// The file.
         path: PathBuf,
     },
+    /// The file would not be known as a model.
+    #[error("{} does not end in .gguf, by which a model's file is known", path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file would replace the model that it is made of.
+    #[error("{} is the model that is quantized; choose another name", path.display())]
+    Itself {
+        /// The file.
+        path: PathBuf,
+    },
     /// A tensor is quantized already, and is to be stored in another format.
     #[error(
         "{file}: tensor `{tensor}` is quantized already ({found}), and {wanted} is asked for: what it lost would be \
@@ -159,8 +171,17 @@ pub fn quantize(
     options: &Options,
     progress: &mut dyn FnMut(u64, u64, &str) -> ControlFlow<()>,
 ) -> Result<Summary, QuantizeError> {
+    let path = || out.to_path_buf();
+    if !out.is_dir() && out.extension().is_none_or(|extension| extension != "gguf") {
+        return Err(QuantizeError::Name { path: path() });
+    }
+    if let Some(source) = source.path()
+        && out.canonicalize().is_ok_and(|out| source.canonicalize().is_ok_and(|source| source == out))
+    {
+        return Err(QuantizeError::Itself { path: path() });
+    }
     if out.exists() && !options.force {
-        return Err(QuantizeError::Exists { path: out.to_path_buf() });
+        return Err(QuantizeError::Exists { path: path() });
     }
     let (model, planned) = plan(source, options.recipe)?;
     if let Some(importance) = options.importance {
