@@ -78,6 +78,14 @@ impl<'a> Parser<'a> {
                 return self.call(name, &value);
             }
         }
+        if self.eat("median(") {
+            let all = self.sum()?;
+            let end = self.eat(",").then(|| self.rest.find(')')).flatten();
+            let end = end.ok_or_else(|| format!("`{}`: write median(list, field.of.each)", self.text))?;
+            let field = self.rest[..end].trim();
+            self.rest = &self.rest[end + 1..];
+            return self.median(&all, field);
+        }
         let rest = self.rest.trim_start();
         if rest.starts_with(|c: char| c.is_ascii_digit()) {
             let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
@@ -107,6 +115,14 @@ impl<'a> Parser<'a> {
             "sum" => numbers.iter().sum(),
             _ => numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         }))
+    }
+
+    /// The median of one field of each object of a list.
+    fn median(&self, all: &Value, field: &str) -> Result<Value, String> {
+        let pointer = format!("/{}", field.replace('.', "/"));
+        let of = |each: &Value| self.number(each.pointer(&pointer).unwrap_or(&Value::Null));
+        let numbers = all.as_array().ok_or("median() is of an array")?.iter().map(of).collect::<Result<_, _>>()?;
+        crate::benchmarks::median(numbers).map(exact).ok_or_else(|| format!("`{}`: an empty list", self.text))
     }
 
     fn number(&self, value: &Value) -> Result<f64, String> {

@@ -275,8 +275,7 @@ mod tests {
         (root, values, fs)
     }
 
-    const JSON: &str =
-        r#"{"n": 7, "x-y": 2, "long key": 1.5, "rows": [{"t": "one", "v": [1, 2, 3]}, {"t": "two", "v": [4]}]}"#;
+    const JSON: &str = r#"{"n": 7, "x-y": 2, "long key": 1.5, "rows": [{"t": "one", "v": [1, 2, 3], "of": {"w": 5}}, {"t": "two", "v": [4], "of": {"w": 8}}]}"#;
 
     fn evaluates(expression: &str, expected: Value) {
         let (_root, values, fs) = values(JSON);
@@ -300,6 +299,9 @@ mod tests {
         evaluates("len(a.rows) + sum(a.rows[0].v) + max(a.rows[0].v)", 11.into());
         evaluates("sqrt(a.n + 9) / 8 + log2(8)", 3.5.into());
         evaluates("a.rows[t^=tw].v[0]", 4.into());
+        evaluates("median(a.rows, of.w) * 2", 13.into());
+        fails("median(a.rows, v)", "no number");
+        fails("median(a.rows)", "write median(list, field.of.each)");
         evaluates("a.rows[0].v[a.x-y]", 3.into());
         evaluates("a.rows[a.rows[1].v[0] - 3].v[0]", 4.into());
     }

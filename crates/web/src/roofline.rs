@@ -61,8 +61,11 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
                     peaks.entry(name).or_default().extend(peak["ops_per_second"].as_f64());
                 }
             }
+            let share = if phase == "decode" { "share_of_read_bandwidth" } else { "share_of_peak" };
+            let samples = result["samples"].as_array().into_iter().flatten();
+            let shares = samples.filter_map(|sample| sample[share].as_f64()).collect();
             points.push(json!({"model": "Qwen3-0.6B", "format": format, "phase": phase,
-                "tokens": all["tests"][phase], "tokens_per_second": result["median"]}));
+                "tokens": all["tests"][phase], "tokens_per_second": result["median"], "share": median(shares)}));
         }
     }
     let peak = |(name, all): ([String; 2], Vec<f64>)| {
