@@ -139,6 +139,11 @@ fn swiglu_lets_through_what_the_gate_says() {
     let mut silu = numbers(&e["gate"]);
     swiglu::swiglu(&mut silu, &[1.0; 3]);
     assert_close(&silu, &e["silu"]);
+    let curve = &e["curve"];
+    let mut silu = numbers(&curve["gate"]);
+    let ones = vec![1.0; silu.len()];
+    swiglu::swiglu(&mut silu, &ones);
+    assert_close(&silu, &curve["silu"]);
 }
 
 /// What one query reads of these positions: a head of one value, so that the score is the key.

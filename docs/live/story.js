@@ -6,13 +6,15 @@ import { escape } from "./html.js";
 export const title = "A story, told by the engine";
 
 export const DEFAULT = { text: "Once upon a time", temperature: 0.8, seed: 1 };
+/** Tokens of the default frame at most: more than its story has, which ends by itself. */
+export const MOST = 400;
 
 /** The default frame: a whole story that the engine told when the site was built. */
 export const render = ({ prompt, story, decoded }) => ({ now: `${decoded} tokens decoded`, view: `<p class="story"><b>${escape(prompt)}</b>${escape(story)}</p>` });
 
 export async function data(ask) {
-    await ask({ command: "start", text: DEFAULT.text, sampling: sampling(DEFAULT), max_tokens: 160 });
-    const { tokens, rest, decoded } = await ask({ command: "step", count: 200 });
+    await ask({ command: "start", text: DEFAULT.text, sampling: sampling(DEFAULT), max_tokens: MOST });
+    const { tokens, rest, decoded } = await ask({ command: "step", count: MOST });
     return { prompt: DEFAULT.text, story: tokens.map((t) => t.text).join("") + (rest ?? ""), decoded };
 }
 

@@ -20,6 +20,23 @@ for (const code of document.querySelectorAll("pre code")) {
     for (const region of document.querySelectorAll(".wide")) observer.observe(region);
 }
 
+// Three and more columns of sentences do not fit beside each other on a phone: the style sheet then stacks them, and each cell says of
+// which column it is. What a table is, it remains for who has it read aloud.
+for (const table of document.querySelectorAll("main .wide:not(.live *) table")) {
+    const titles = [...table.querySelectorAll("thead th")].map((title) => title.textContent);
+    if (titles.length < 3 || table.querySelector('td[style*="right"]')) continue;
+    table.classList.add("rows");
+    table.setAttribute("role", "table");
+    for (const group of table.querySelectorAll("thead, tbody")) group.setAttribute("role", "rowgroup");
+    for (const row of table.querySelectorAll("tr")) row.setAttribute("role", "row");
+    for (const title of table.querySelectorAll("th")) title.setAttribute("role", "columnheader");
+    for (const cell of table.querySelectorAll("td")) {
+        cell.setAttribute("role", "cell");
+        const title = titles[cell.cellIndex];
+        if (cell.cellIndex > 0 && title) cell.dataset.column = title;
+    }
+}
+
 // The chapter that is open, marked and scrolled to.
 {
     const here = location.pathname.replace(/\/$/, "/index.html");

@@ -57,7 +57,8 @@ impl Matrix {
     }
 
     // ANCHOR: row
-    /// The bytes of rows `rows`, as they are stored: the matrix is row-major, so they lie one after the other.
+    /// The bytes of rows `rows`, as they are stored: the matrix is row-major, so they lie one after
+    /// the other.
     pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
         // EXERCISE: m1.row_major
         let bytes = self.tensor.data.len() / self.rows;

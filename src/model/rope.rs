@@ -58,12 +58,13 @@ impl Rope {
     }
 
     // ANCHOR: cos_sin
-    /// Cosines and sines of `tokens` positions from `start` on: `[tokens, head_dim]`, each row `head_dim / 2` cosines and
-    /// then as many sines.
+    /// Cosines and sines of `tokens` positions from `start` on: `[tokens, head_dim]`, each row
+    /// `head_dim / 2` cosines and then as many sines.
     ///
-    /// Angles are products in f32, as in the official implementation: at position 40,000 an f64 product would differ
-    /// from it by 0.002 radians, and the model has learned with f32 ones. `libm`'s functions give the same bits on every system,
-    /// the operating system's do not: rounded to f16 in the cache, a last bit becomes a fourth digit.
+    /// Angles are products in f32, as in the official implementation: at position 40,000 an f64
+    /// product would differ from it by 0.002 radians, and the model has learned with f32 ones.
+    /// `libm`'s functions give the same bits on every system, the operating system's do not:
+    /// rounded to f16 in the cache, a last bit becomes a fourth digit.
     pub fn cos_sin(&self, start: usize, tokens: usize) -> Vec<f32> {
         let mut out = Vec::with_capacity(tokens * self.inv_freq.len() * 2);
         for position in start..start + tokens {

@@ -378,8 +378,8 @@ impl Session {
     // ANCHOR: evaluate
     /// Makes `tokens` true and returns the logits of the last one: `[vocab]`.
     ///
-    /// The longest common prefix with what is in the cache is reused; the rest of the cache is forgotten, the rest of
-    /// `tokens` computed.
+    /// The longest common prefix with what is in the cache is reused; the rest of the cache is
+    /// forgotten, the rest of `tokens` computed.
     pub fn evaluate(&mut self, tokens: &[u32]) -> Result<&[f32], SessionError> {
         self.evaluate_with_progress(tokens, &mut |_, _| ControlFlow::Continue(()))
     }
@@ -438,7 +438,8 @@ impl Session {
                 Err(_) => drop(self.settle(best)),
             }
         }
-        // If the pass ahead could not be begun, it is tried again, from the first token on, when its token is asked for.
+        // If the pass ahead could not be begun, it is tried again, from the first token on, when
+        // its token is asked for.
         Ok(found?)
         // ANCHOR_END: ahead
     }

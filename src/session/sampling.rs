@@ -378,8 +378,8 @@ impl Sampler {
         best.map(|_| ())
     }
 
-    /// Temperature, top-p, min-p: leaves in `self.candidates` what may be drawn of the tokens that `kept` names, by
-    /// ascending id, with their logits; `max` is the largest of these.
+    /// Temperature, top-p, min-p: leaves in `self.candidates` what may be drawn of the tokens that
+    /// `kept` names, by ascending id, with their logits; `max` is the largest of these.
     fn narrow(&mut self, max: f32, kept: impl FnOnce(&mut dyn FnMut(u32, f32))) {
         let (max, temperature) = (max as f64, self.params.temperature as f64);
         self.candidates.clear();
@@ -394,7 +394,8 @@ impl Sampler {
     // ANCHOR_END: filter
 
     // ANCHOR: draw
-    /// Draws from `self.candidates` in proportion to weight: the first whose running total passes a random share.
+    /// Draws from `self.candidates` in proportion to weight: the first whose running total passes a
+    /// random share.
     fn draw(&mut self) -> u32 {
         let mut left = self.rng.uniform() * total(&self.candidates);
         let mut chosen = 0;

@@ -18,8 +18,8 @@ impl StopMatcher {
     }
 
     // ANCHOR: push
-    /// Adds a piece. Returns the text that may now be shown, and the index of the stop string if one is complete:
-    /// from then on nothing more is shown.
+    /// Adds a piece. Returns the text that may now be shown, and the index of the stop string if
+    /// one is complete: from then on nothing more is shown.
     pub fn push(&mut self, piece: &str) -> (String, Option<usize>) {
         if self.stopped {
             return (String::new(), None);

@@ -13,8 +13,8 @@ pub struct StreamDecoder {
 
 impl StreamDecoder {
     // ANCHOR: push
-    /// Adds a token's bytes; returns the text that is now certain. Bytes that can no longer become a character are
-    /// replaced by U+FFFD at once.
+    /// Adds a token's bytes; returns the text that is now certain. Bytes that can no longer become
+    /// a character are replaced by U+FFFD at once.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         // EXERCISE: m0.stream_decoder
         self.pending.extend_from_slice(bytes);

@@ -21,7 +21,8 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 const MAX_DIMENSIONS: usize = 8;
 
 // ANCHOR: entry
-/// What the header says of one tensor. A field that the format does not have could change what the bytes mean.
+/// What the header says of one tensor. A field that the format does not have could change what the
+/// bytes mean.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {

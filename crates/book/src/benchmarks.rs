@@ -15,8 +15,9 @@ const PEERS: [(&str, &str); 6] = [
     ("transformers", "transformers"),
 ];
 
-/// The page's sections, newest file first; `link` makes the address of a file of the repository. Files that are not from
-/// `tools/bench-peers` (they have no `peers`) are left out.
+/// The page's sections: a machine each, within it the newest run first, and the machine of the newest run before the others.
+/// `link` makes the address of a file of the repository. Files that are not from `tools/bench-peers` (they have no `peers`) are
+/// left out.
 pub fn sections(root: &Path, directory: &str, link: impl Fn(&str) -> String) -> Result<String, String> {
     let read = |path: &Path| -> Result<Value, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -30,9 +31,10 @@ pub fn sections(root: &Path, directory: &str, link: impl Fn(&str) -> String) -> 
         if name.ends_with(".json") {
             let run = read(&path)?;
             if run.get("peers").is_some() {
-                let text =
-                    section(&run, &link(&format!("{directory}/{name}"))).map_err(|error| format!("{name}: {error}"))?;
-                runs.push((run["started"].to_string(), text));
+                let named = |error| format!("{name}: {error}");
+                let text = section(&run, &link(&format!("{directory}/{name}"))).map_err(named)?;
+                let machine = machine(self::text(&run, "machine").map_err(named)?).map_err(named)?;
+                runs.push((run["started"].to_string(), machine, text));
             }
         }
     }
@@ -40,7 +42,19 @@ pub fn sections(root: &Path, directory: &str, link: impl Fn(&str) -> String) -> 
         return Err(format!("{directory} has no run of tools/bench-peers"));
     }
     runs.sort_by(|a, b| b.cmp(a));
-    Ok(runs.into_iter().map(|(_, text)| text).collect())
+    let mut machines: Vec<&str> = Vec::new();
+    for (_, machine, _) in &runs {
+        if !machines.contains(&machine.as_str()) {
+            machines.push(machine);
+        }
+    }
+    let mut out = String::new();
+    for machine in machines {
+        let (name, features) = machine.split_once(" (").unwrap_or((machine, ""));
+        out += &format!("\n## {name}\n\nIts vector instructions: {}.\n", features.trim_end_matches(')'));
+        out.extend(runs.iter().filter(|(_, of, _)| of == machine).map(|(_, _, text)| text.as_str()));
+    }
+    Ok(out)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str, String> {
@@ -52,25 +66,53 @@ fn section(run: &Value, link: &str) -> Result<String, String> {
     let results = run["results"].as_object().ok_or("there is no `results`")?;
     let types: Vec<&str> = results.keys().map(String::as_str).collect();
     let started = text(run, "started")?.get(..16).ok_or("`started` is no time")?.replace('T', ", ");
-    let words: Vec<&str> = run["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let words = command(run["command"].as_array().into_iter().flatten().filter_map(Value::as_str));
     let commit = text(run, "git")?.get(..9).ok_or("`git` is no commit")?;
     let changed = if run["git_changes"] == Value::Bool(true) { ", with changes" } else { "" };
     let heading = types.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>().join(", ");
-    let mut out = format!("\n## {started}: {heading}\n\n");
+    let mut out = format!("\n### {started}: {heading}\n\n");
     out += &format!(
-        "{}; {} threads, {} rounds by turns; commit `{commit}`{changed}; [all samples]({link}).\n\n```sh\n{}\n```\n",
-        machine(text(run, "machine")?)?,
+        "{} threads, {} rounds by turns; commit `{commit}`{changed}; [all samples]({link}).\n\n```sh\n{}\n```\n",
         run["threads"],
         run["rounds"],
         words.join(" ")
     );
     out += &format!("\n{}\n", versions(run)?);
+    let spread = spread(results);
+    if spread >= UNSTEADY {
+        out += &format!(
+            "\n**An unsteady hour**: the fastest round of some program was {spread:.1} times its slowest. Ratios of this run say little.\n"
+        );
+    }
     for test in ["decode", "deep", "prefill"] {
         if results.values().any(|peers| peers.as_object().is_some_and(|all| all.values().any(|p| !p[test].is_null()))) {
-            out += &format!("\n### {}\n\n{}", title(test, &run["tests"][test]), table(&run["results"], &types, test)?);
+            out += &format!("\n#### {}\n\n{}", title(test, &run["tests"][test]), table(&run["results"], &types, test)?);
         }
     }
     Ok(out)
+}
+
+/// A run in which a program's rounds are further apart than this says so above its tables.
+const UNSTEADY: f64 = 2.0;
+
+/// The fastest round of a program by its slowest, the largest of all programs and tests.
+fn spread(results: &serde_json::Map<String, Value>) -> f64 {
+    let tests = results.values().flat_map(|peers| peers.as_object().into_iter().flatten());
+    let tests = tests.flat_map(|(_, tests)| tests.as_object().into_iter().flatten());
+    tests.filter_map(|(_, test)| Some(test["max"].as_f64()? / test["min"].as_f64()?)).fold(1.0, f64::max)
+}
+
+/// The words of a command but for those that name places of the machine it ran on: where a result went, which build of `fs` it was.
+fn command<'a>(words: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut kept = Vec::new();
+    let mut skip = false;
+    for word in words {
+        if !std::mem::take(&mut skip) {
+            skip = ["--out", "--fs"].contains(&word);
+            kept.extend((!skip).then_some(word));
+        }
+    }
+    kept
 }
 
 fn title(test: &str, of: &Value) -> String {
@@ -163,7 +205,7 @@ mod tests {
     use super::*;
 
     const RUN: &str = r#"{
-        "started": "2026-01-02T03:04:05+00:00", "command": ["tools/bench-peers", "--rounds", "2"], "git": "0123456789abcdef",
+        "started": "2026-01-02T03:04:05+00:00", "command": ["tools/bench-peers", "--out", "/a/place", "--rounds", "2"], "git": "0123456789abcdef",
         "git_changes": false, "machine": "CPU(s):  2\nModel name:  A Processor\nFlags: sse avx2", "threads": 2, "rounds": 2,
         "tests": {"decode": 64, "deep": [4096, 16], "prefill": 512},
         "peers": {"q8_0": {"fs": {"version": "fs 0", "device": "avx2"}, "llama": {"version": "llama 1"}, "llama-fa": {"version": "llama 1"}}},
@@ -182,7 +224,11 @@ mod tests {
     #[test]
     fn ratios_are_to_the_better_peer_and_shares_are_medians() {
         let page = page(&[("a.json", RUN), ("b.json", "{}"), ("c.txt", "no JSON")]).unwrap();
-        assert!(page.contains("## 2026-01-02, 03:04: Q8_0") && page.contains("A Processor, 2 cores (avx2)"), "{page}");
+        assert!(
+            page.contains("\n### 2026-01-02, 03:04: Q8_0") && page.contains("\n## A Processor, 2 cores\n"),
+            "{page}"
+        );
+        assert!(page.contains("instructions: avx2.") && !page.contains("unsteady"), "{page}");
         assert!(page.contains("[all samples](https://x/r/a.json)"), "{page}");
         let range = |from, to| format!("<span class='range'>({from} to {to})</span>");
         let [fs, llama, flash] = [range("20.0", "31.0"), range("14.0", "16.0"), range("11.0", "13.0")];
@@ -193,9 +239,20 @@ mod tests {
     }
 
     #[test]
-    fn newer_runs_come_first() {
-        let page = page(&[("a.json", RUN), ("b.json", &RUN.replace("2026-01-02", "2026-02-03"))]).unwrap();
-        assert!(page.find("2026-02-03") < page.find("2026-01-02"));
+    fn newer_runs_come_first_and_a_machine_has_one_section() {
+        let newer = RUN.replace("2026-01-02", "2026-02-03");
+        let other = RUN.replace("2026-01-02", "2026-01-15").replace("A Processor", "Another");
+        let page = page(&[("a.json", RUN), ("b.json", &newer), ("c.json", &other)]).unwrap();
+        let places: Vec<_> = ["## A Processor", "2026-02-03", "2026-01-02", "## Another", "2026-01-15"]
+            .map(|part| page.find(part).unwrap())
+            .to_vec();
+        assert!(places.is_sorted() && page.matches("\n## ").count() == 2, "{page}");
+    }
+
+    #[test]
+    fn a_run_of_an_unsteady_hour_says_so() {
+        let page = page(&[("a.json", &RUN.replace("\"min\": 11.0", "\"min\": 5.2"))]).unwrap();
+        assert!(page.contains("fastest round of some program was 2.5 times"), "{page}");
     }
 
     #[test]

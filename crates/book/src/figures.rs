@@ -76,13 +76,16 @@ impl Figures {
         let shown = self.shown.borrow();
         let mut out = String::new();
         for page in pages {
+            let mut heading = false;
             for (name, figure) in shown.iter().filter(|(_, figure)| figure.page == *page) {
+                if !std::mem::replace(&mut heading, true) {
+                    out += &format!("\n## {}\n", figure.title);
+                }
                 // Ids are those of the figure with `--`: the gallery's copies get their own.
                 let copy = figure.html(name).replace(&format!("{name}--"), &format!("gallery-{name}--"));
                 let copy = copy.replace(&format!("id=\"figure-{name}\""), &format!("id=\"gallery-{name}\""));
                 out += &format!(
-                    "\n{copy}\n\n<div class=\"where\">\n\nFrom [{}]({page}#figure-{name})\n\n</div>\n",
-                    figure.title
+                    "\n{copy}\n\n<div class=\"where\">\n\n[Where it is explained]({page}#figure-{name})\n\n</div>\n",
                 );
             }
         }
@@ -97,8 +100,11 @@ impl Shown {
             .split_once("--title\">")
             .and_then(|(_, rest)| rest.split_once('<'))
             .map_or(name, |(title, _)| title);
+        // How wide it was drawn: on a phone the theme lets it shrink as far as its letters stay readable, and no further.
+        let width =
+            self.svg.split_once("viewBox=\"0 0 ").and_then(|(_, rest)| rest.split_once(' ')).map_or("0", |(w, _)| w);
         format!(
-            "<figure id=\"figure-{name}\">\n{}\n{}\n</div>\n<figcaption>\n\n{}\n\n</figcaption>\n</figure>",
+            "<figure id=\"figure-{name}\" style=\"--drawn: {width}\">\n{}\n{}\n</div>\n<figcaption>\n\n{}\n\n</figcaption>\n</figure>",
             crate::regions::open(&format!("Drawing: {title}")),
             self.svg,
             self.caption
@@ -109,8 +115,8 @@ impl Shown {
 /// What every drawing keeps to: it can be read aloud, follows the theme and brings no id that another may have.
 fn check(name: &str, svg: &str) -> Result<(), String> {
     let head = svg.split('>').next().unwrap_or_default();
-    if !head.starts_with("<svg") || !head.contains("role=\"img\"") || !head.contains("viewBox=") {
-        return Err("it starts with <svg role=\"img\" viewBox=…>".into());
+    if !head.starts_with("<svg") || !head.contains("role=\"img\"") || !head.contains("viewBox=\"0 0 ") {
+        return Err("it starts with <svg role=\"img\" viewBox=\"0 0 …\">".into());
     }
     for part in ["title", "desc"] {
         if !svg.contains(&format!("<{part} id=\"{name}--{part}\">")) {
@@ -155,11 +161,16 @@ mod tests {
         let (_directory, figures) = figures(GOOD);
         assert_eq!(figures.unused().unwrap(), ["a.svg"]);
         let html = figures.show("a | An *a*", ("p.md", "P"), |svg| Ok(svg.into())).unwrap();
-        assert!(html.starts_with("<figure id=\"figure-a\">\n<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"Drawing: A\">\n<svg") && html.contains("\n\nAn *a*\n\n"), "{html}");
+        assert!(html.starts_with("<figure id=\"figure-a\" style=\"--drawn: 1\">\n<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"Drawing: A\">\n<svg") && html.contains("\n\nAn *a*\n\n"), "{html}");
         assert!(!html.split("<figcaption>").next().unwrap().contains("\n\n"));
         assert!(figures.unused().unwrap().is_empty());
         let gallery = figures.gallery(&["p.md".into()]);
-        assert!(gallery.contains("id=\"gallery-a--p\"") && gallery.contains("[P](p.md#figure-a)"), "{gallery}");
+        assert!(
+            gallery.contains("id=\"gallery-a--p\"")
+                && gallery.contains("\n## P\n")
+                && gallery.contains("](p.md#figure-a)"),
+            "{gallery}"
+        );
         assert!(figures.show("a | again", ("q.md", "Q"), |svg| Ok(svg.into())).unwrap_err().contains("twice"));
     }
 

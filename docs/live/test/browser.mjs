@@ -341,6 +341,7 @@ test("every page at a phone's width: nothing wider, targets large enough, little
     const engine = files.reduce((sum, file) => sum + file.bytes, 0);
     assert.ok(engine > 0 && engine <= ENGINE_BUDGET, `the engine: ${engine} bytes`);
     const { page, errors, weight, close } = await open("index.html", { viewport: PHONE });
+    let stacked = 0;
     // Each page is weighed as a reader's first.
     const network = await page.context().newCDPSession(page);
     await network.send("Network.setCacheDisabled", { cacheDisabled: true });
@@ -351,8 +352,16 @@ test("every page at a phone's width: nothing wider, targets large enough, little
         assert.ok(bytes > 10_000 && bytes <= PAGE_BUDGET, `${path}: ${bytes} bytes`);
         await page.locator(".contents summary").press("Enter");
         assert.deepEqual(await small(page.locator("body")), [], path);
+        // Sentences in columns are stacked: whoever reads them need not scroll sideways, and each says of which column it is.
+        const rows = await page.locator("table.rows").evaluateAll((all) => all.map((table) => {
+            const cell = table.querySelector("td:nth-child(2)");
+            return [table.closest(".wide").scrollWidth <= table.closest(".wide").clientWidth, getComputedStyle(cell, "::before").content.length > 4];
+        }));
+        assert.ok(rows.flat().every(Boolean), `${path}: ${JSON.stringify(rows)}`);
+        stacked += rows.length;
         assert.deepEqual(errors, [], path);
     }
+    assert.ok(stacked > 10, `${stacked} tables are stacked`);
     await close();
 });
 

@@ -46,8 +46,8 @@ pub fn read_bandwidth(cpu: &Cpu, weights: &[&CpuWeight]) -> Option<f64> {
 }
 
 // ANCHOR: read_bandwidth
-/// Bytes of `parts` read a second. They are read as floats, whatever they are: adding is as fast as memory at least, and the
-/// sums are used for nothing but that the compiler keeps the reads.
+/// Bytes of `parts` read a second. They are read as floats, whatever they are: adding is as fast as
+/// memory at least, and the sums are used for nothing but that the compiler keeps the reads.
 fn best_pass(cpu: &Cpu, parts: &[&[f32]]) -> f64 {
     let sink = AtomicU32::new(0);
     let pass = || {

@@ -264,7 +264,8 @@ impl Shared {
             let owner = (thread + turn) % self.next.len();
             let end = self.share(owner, job.tasks).end;
             let next = &self.next[owner].0;
-            // Looked at before it is counted up, so that the owner's counter is not passed around for nothing.
+            // Looked at before it is counted up, so that the owner's counter is not passed around
+            // for nothing.
             while next.load(Ordering::Relaxed) < end {
                 let task = next.fetch_add(1, Ordering::Relaxed);
                 if task < end {

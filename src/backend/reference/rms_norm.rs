@@ -3,7 +3,8 @@
 // ANCHOR: rms_norm
 /// `out[r] = x[r] / sqrt(mean(x[r]²) + eps) * weight`, with `x` and `out: [rows, n]` and `weight: [n]`.
 ///
-/// `eps` is inside the root, as in the official implementation: it only matters for rows that are almost zero.
+/// `eps` is inside the root, as in the official implementation: it only matters for rows that are
+/// almost zero.
 pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32, rows: usize) {
     // EXERCISE: m2.rms_norm
     let n = weight.len();

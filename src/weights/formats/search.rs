@@ -102,8 +102,9 @@ pub fn inverse(scale: f32) -> f32 {
 }
 
 // ANCHOR: fit_scale
-/// A scale for `x ≈ scale * code` with codes from `low` to `high`, where `-low > high`: the largest value takes the side that
-/// reaches further, so the scale may be negative. Values are at most 1 in magnitude.
+/// A scale for `x ≈ scale * code` with codes from `low` to `high`, where `-low > high`: the largest
+/// value takes the side that reaches further, so the scale may be negative. Values are at most 1 in
+/// magnitude.
 pub fn fit_scale(values: &[f32], weights: &[f32], low: f32, high: f32) -> f32 {
     let largest = largest(values);
     if largest.abs() < 1e-30 {

@@ -68,8 +68,8 @@ impl Record {
     }
 
     // ANCHOR: concurrent
-    /// Whether nothing orders this access before `now`. `first` is the first threadgroup after the last barrier between
-    /// dispatches.
+    /// Whether nothing orders this access before `now`. `first` is the first threadgroup after the
+    /// last barrier between dispatches.
     fn concurrent(self, now: Record, first: u32) -> bool {
         if self.group < first {
             return false;

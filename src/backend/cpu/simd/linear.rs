@@ -60,8 +60,9 @@ impl<E: Element> Kernel for Linear<'_, '_, E> {
 const AHEAD: usize = 4096;
 
 // ANCHOR: dot_stream
-/// One weight row with one input row: decoding. The weights are read as one stream in the order in which they lie, which is
-/// all that matters; four sums keep the multiplications from waiting for each other.
+/// One weight row with one input row: decoding. The weights are read as one stream in the order in
+/// which they lie, which is all that matters; four sums keep the multiplications from waiting for
+/// each other.
 #[inline(always)]
 unsafe fn dot_stream<V: Vector, E: Element>(weights: &[E], x: *const f32) -> f32 {
     unsafe {
