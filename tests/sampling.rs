@@ -109,8 +109,8 @@ fn every_step_agrees_with_transformers() {
 // ANCHOR: draws
 #[test]
 fn draws_follow_the_distribution() {
-    // 200,000 draws, 20 tokens. The statistic exceeds 51.6 with probability 1e-4 at 19 degrees of freedom (one fewer
-    // than the tokens); the seeds are fixed, so that a pass stays a pass.
+    // 200,000 draws, 20 tokens. With 19 degrees of freedom (one fewer than the tokens) the statistic
+    // exceeds 50.8 with probability 1e-4; the seeds are fixed, so that a pass stays a pass.
     let logits: Vec<f32> = (0..500).map(|i| -((i * 37 % 500) as f32) / 8.0).collect();
     for seed in [1, 2, 3] {
         let params = SamplingParams { temperature: 1.1, top_k: 20, seed, ..SamplingParams::default() };
@@ -128,7 +128,7 @@ fn draws_follow_the_distribution() {
             .map(|c| (c.weight * draws as f64, *counts.get(&c.id).unwrap_or(&0) as f64))
             .map(|(expected, found)| (found - expected).powi(2) / expected)
             .sum();
-        assert!(statistic < 51.6, "seed {seed}: chi-square {statistic:.1}");
+        assert!(statistic < 50.8, "seed {seed}: chi-square {statistic:.1}");
         assert!(statistic > 3.0, "seed {seed}: chi-square {statistic:.1} is too good to be random");
     }
 }

@@ -44,6 +44,23 @@ fn rms_norm_divides_by_the_root_of_the_mean_square() {
 }
 
 #[test]
+fn every_head_is_brought_to_the_same_size() {
+    let e = example("head_norm");
+    let x: Vec<f32> = e["x"].as_array().unwrap().iter().flat_map(numbers).collect();
+    let weight = numbers(&e["weight"]);
+    let rms: Vec<f32> = x.chunks(4).map(|head| (head.iter().map(|v| v * v).sum::<f32>() / 4.0).sqrt()).collect();
+    assert_eq!(rms, numbers(&e["rms"]));
+    let mut out = vec![0.0; 8];
+    rms_norm::rms_norm(&mut out, &x, &weight, 0.0, 2);
+    assert_close(&out[..4], &e["out"][0]);
+    assert_close(&out[4..], &e["out"][1]);
+    let whole = (x.iter().map(|v| v * v).sum::<f32>() / 8.0).sqrt();
+    assert_close(&[whole], &Value::Array(vec![e["rms_of_the_whole_row"].clone()]));
+    rms_norm::rms_norm(&mut out, &x, &[&weight[..], &weight].concat(), 0.0, 1);
+    assert_close(&out, &e["out_if_one_row"]);
+}
+
+#[test]
 fn a_linear_layer_is_a_dot_product_for_each_output() {
     let e = example("linear");
     let (x, weight) = (numbers(&e["x"]), numbers(&e["weight"]));

@@ -12,7 +12,7 @@ export const data = async (_, record) => {
 };
 
 /** Whole models are quantized by mixes, which are named after the format that most of their weights have. */
-const MIX = { Q5_K: "q5_k_m", Q4_K: "q4_k_m" };
+export const mix = (format) => ({ Q5_K: "q5_k_m", Q4_K: "q4_k_m" })[format] ?? format.toLowerCase();
 
 export const DEFAULT = { place: 0, format: "Q4_0", sub: 0 };
 /** Values that are shown at a time: what shares a scale, or as many as a block has where that is less. */
@@ -56,7 +56,7 @@ export function render({ places, quality }, { place, format, sub } = DEFAULT) {
     const worst = shown.reduce((most, value, i) => (Math.abs(value - restored[i]) > Math.abs(shown[most] - restored[most]) ? i : most), 0);
     const scales = SHOWN / chosen.sub > 1 ? `the first of ${SHOWN / chosen.sub} scales here is` : "the scale is";
     const all = formats.map((one) => {
-        const model = quality.find(({ type }) => type === (MIX[name(one)] ?? name(one).toLowerCase()));
+        const model = quality.find(({ type }) => type === mix(name(one)));
         const cells = [
             th(escape(name(one))),
             String(one.bits),
@@ -83,6 +83,7 @@ export function render({ places, quality }, { place, format, sub } = DEFAULT) {
     const view =
         `${picture(shown, restored, levels)}<p class="small">Dots: ${SHOWN} weights of <code>${escape(tensor)}</code>, row ${row}. Bars: what ${format} gives back${levels.length ? "; thin lines: all it could" : ""}.</p>` +
         table("The same 256 weights in each format", ["format", "bits a weight", "block", "error (root mean square)", "largest error", "the whole model: KL divergence", "favourite tokens that change"], all) +
+        `<p class="small">A whole model is a mix: q4_k_m and q5_k_m keep some tensors in Q6_K, and q4_0 the head.</p>` +
         `<details><summary>These ${SHOWN} weights as a table</summary>${table(`Weights ${from} to ${from + SHOWN - 1} in ${format}`, ["weight", "value", "code", "scale", "comes back as", "error"], list)}</details>`;
     return { now, view };
 }

@@ -86,7 +86,7 @@ export function render(trace, { simdgroup, step } = DEFAULT) {
         return cells;
     });
     const view =
-        `<p class="small">SIMD-group ${simdgroup} of ${trace.threads / LANES}: 32 of the ${trace.threads} threads that norm a row of ${trace.columns} values in <code>${escape(trace.source)}</code>. ` +
+        `<p class="small">SIMD-group ${simdgroup} (of 0 to ${trace.threads / LANES - 1}): 32 of the ${trace.threads} threads that norm a row of ${trace.columns} values in <code>${escape(trace.source)}</code>. ` +
         `In each box a lane, and the byte that it touches.</p>` +
         `<div class="lanes" aria-hidden="true">${lanes.join("")}</div>` +
         `<details><summary>All steps as a table</summary>${table(`What SIMD-group ${simdgroup} does, in order`, ["step", "source line", "does", "memory", "lanes", `lines of ${LINE} bytes`], rows)}</details>`;

@@ -79,12 +79,19 @@ impl<'a> Parser<'a> {
             }
         }
         if self.eat("median(") {
-            let all = self.sum()?;
-            let end = self.eat(",").then(|| self.rest.find(')')).flatten();
-            let end = end.ok_or_else(|| format!("`{}`: write median(list, field.of.each)", self.text))?;
-            let field = self.rest[..end].trim();
-            self.rest = &self.rest[end + 1..];
-            return self.median(&all, field);
+            let how = || format!("`{}`: write median(list, …, field.of.each)", self.text);
+            let (inner, rest) = self.rest.split_once(')').ok_or_else(how)?;
+            let (lists, field) = inner.rsplit_once(',').ok_or_else(how)?;
+            let mut all = Vec::new();
+            for list in lists.split(',') {
+                self.rest = list;
+                match self.path()? {
+                    Value::Array(more) if self.rest.trim().is_empty() => all.extend(more),
+                    _ => return Err(format!("`{}`: `{list}` is no list", self.text)),
+                }
+            }
+            self.rest = rest;
+            return self.median(&all, field.trim());
         }
         let rest = self.rest.trim_start();
         if rest.starts_with(|c: char| c.is_ascii_digit()) {
@@ -118,10 +125,10 @@ impl<'a> Parser<'a> {
     }
 
     /// The median of one field of each object of a list.
-    fn median(&self, all: &Value, field: &str) -> Result<Value, String> {
+    fn median(&self, all: &[Value], field: &str) -> Result<Value, String> {
         let pointer = format!("/{}", field.replace('.', "/"));
         let of = |each: &Value| self.number(each.pointer(&pointer).unwrap_or(&Value::Null));
-        let numbers = all.as_array().ok_or("median() is of an array")?.iter().map(of).collect::<Result<_, _>>()?;
+        let numbers = all.iter().map(of).collect::<Result<_, _>>()?;
         crate::benchmarks::median(numbers).map(exact).ok_or_else(|| format!("`{}`: an empty list", self.text))
     }
 
@@ -220,8 +227,10 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Whether a number may be typed into an expression: of two digits, or round (a multiple of a power of ten, a power of two).
+/// Whether a number may be typed into an expression: what one counts on fingers, a power of two, or a unit and a round size (one digit
+/// before zeros, from a hundred on, or behind a point).
 fn is_plain(text: &str, number: f64) -> bool {
-    let digits = text.trim_matches('0').chars().filter(char::is_ascii_digit).count();
-    digits <= 2 || (number.fract() == 0.0 && (number as u64).is_power_of_two())
+    let digits = text.trim_matches(['0', '.']).chars().filter(char::is_ascii_digit).count();
+    let round = digits <= 1 && !(1.0..100.0).contains(&number);
+    number.fract() == 0.0 && (number <= 16.0 || (number as u64).is_power_of_two()) || round
 }

@@ -129,6 +129,17 @@ fn check(name: &str, svg: &str) -> Result<(), String> {
     if let Some(id) = svg.split(" id=\"").skip(1).find(|id| !id.starts_with(&format!("{name}--"))) {
         return Err(format!("ids start with `{name}--`: `{}`", id.split('"').next().unwrap_or_default()));
     }
+    // Nobody draws to a tenth of a pixel by hand: such a length stands for a number, and must move with it.
+    for length in ["width", "height"] {
+        for (_, rest) in svg.match_indices(&format!(" {length}=\"")).map(|(at, found)| svg.split_at(at + found.len())) {
+            let typed = rest.split('"').next().unwrap_or_default();
+            if typed.contains('.') && typed.parse::<f64>().is_ok_and(|number| (2.0 * number).fract() != 0.0) {
+                return Err(format!(
+                    "{length}=\"{typed}\": what stands for a number is computed from it, {{{{val …}}}}"
+                ));
+            }
+        }
+    }
     for colour in ["=\"#", ":#", ": #", "rgb(", "<style", "style="] {
         if svg.contains(colour) {
             return Err(format!("`{colour}`: colours are the theme's classes"));
@@ -181,6 +192,7 @@ mod tests {
         refused(&GOOD.replace("a--desc\">\n", "\">\n"), "aria-labelledby");
         refused(&GOOD.replace("a--p", "p"), "ids start with");
         refused(&GOOD.replace("<path", "<path fill=\"#fff\""), "colours");
+        refused(&GOOD.replace("<path", "<rect width=\"57.8\"/><path"), "is computed from it");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! `docs/values.toml` names the sources. An expression is arithmetic (`+ - * /`, parentheses) over numbers, over paths
 //! into a source (`qwen3.config.hidden_size`, `golden.cases[text="hello world"].ids`, `case.embedding[0][0..4]`) and
-//! over `len(x)`, `sum(x)`, `max(x)`, `sqrt(x)` and `log2(x)`. Signs stand between spaces, since names may contain `-`.
+//! over `len(x)`, `sum(x)`, `max(x)`, `sqrt(x)`, `log2(x)` and `median(list, …, field.of.each)`. Signs stand between spaces, since names may contain `-`.
 //!
 //! An element is chosen by what it has, `[name=value]`, or by how that begins, `[step^="Waiting threads"]`: one, and only one,
 //! must fit; or by the element that it comes after: `[operation=add after tensor="….o_proj.weight"]` is the first of its kind
@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// An entry of `docs/values.toml`: one of the first six says where the numbers come from.
+/// An entry of `docs/values.toml`: one of the first seven says where the numbers come from.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -34,6 +34,7 @@ struct Entry {
     tables: Option<PathBuf>,
     text: Option<PathBuf>,
     engine: Option<String>,
+    is: Option<String>,
     /// The test of `tests/` that holds the engine to these numbers; every fixture has one.
     test: Option<String>,
 }
@@ -54,6 +55,8 @@ enum Source {
     Text(PathBuf),
     /// A table of the engine that this program is linked with: [`engine_table`].
     Engine(String),
+    /// An expression that several places show.
+    Is(String),
 }
 
 impl Entry {
@@ -65,11 +68,12 @@ impl Entry {
             self.tables.map(Source::Tables),
             self.text.map(Source::Text),
             self.engine.map(Source::Engine),
+            self.is.map(Source::Is),
         ];
         let mut of = of.into_iter().flatten();
         match (of.next(), of.next()) {
             (Some(source), None) => Ok((source, self.test)),
-            _ => Err("one of json, tensors, fs, tables, text, engine".into()),
+            _ => Err("one of json, tensors, fs, tables, text, engine, is".into()),
         }
     }
 }
@@ -96,6 +100,14 @@ impl Values {
             guarded(root, &source, test.as_deref()).map_err(|error| format!("[{name}]: {error}"))?;
             tests.extend(test);
             sources.insert(name, source);
+        }
+        // One that asks another would be hard to read, and one that asks itself never ends.
+        for (name, source) in &sources {
+            let Source::Is(expression) = source else { continue };
+            let other = sources.iter().find(|(other, of)| matches!(of, Source::Is(_)) && expression.contains(*other));
+            if let Some((other, _)) = other {
+                return Err(format!("[{name}]: it asks [{other}], which is an expression too"));
+            }
         }
         Ok(Self { root: root.to_owned(), sources, tests, read: RefCell::default(), used: RefCell::default() })
     }
@@ -191,6 +203,7 @@ impl Values {
             Source::Tables(path) => Node::Rows(Rc::new(tables(&read(path)?))),
             Source::Text(path) => Node::Text(Rc::new(Text::new(read(path)?))),
             Source::Engine(table) => Node::Json(Rc::new(engine_table(table)?)),
+            Source::Is(expression) => Node::Json(Rc::new(self.evaluate(expression, fs)?)),
             Source::Tensors(path) => {
                 let checkpoint = Checkpoint::open(&self.root.join(path)).map_err(|error| error.to_string())?;
                 Node::File(Rc::new(checkpoint))
@@ -300,10 +313,22 @@ mod tests {
         evaluates("sqrt(a.n + 9) / 8 + log2(8)", 3.5.into());
         evaluates("a.rows[t^=tw].v[0]", 4.into());
         evaluates("median(a.rows, of.w) * 2", 13.into());
+        evaluates("median(a.rows, a.rows[0..1], of.w)", 5.into());
         fails("median(a.rows, v)", "no number");
-        fails("median(a.rows)", "write median(list, field.of.each)");
+        fails("median(a.rows)", "write median(list, …, field.of.each)");
         evaluates("a.rows[0].v[a.x-y]", 3.into());
         evaluates("a.rows[a.rows[1].v[0] - 3].v[0]", 4.into());
+    }
+
+    #[test]
+    fn an_expression_with_a_name_is_a_source() {
+        let (root, _, fs) = values(JSON);
+        let of = |text: &str| Values::new(root.path(), &format!("[a]\njson = 'a.json'\n{text}"));
+        let values = of("[twice]\nis = 'a.n * 2'\n").unwrap();
+        assert_eq!(values.evaluate("twice + 1", &fs).unwrap(), 15);
+        assert!(values.unused().is_empty());
+        let error = of("[twice]\nis = 'a.n * 2'\n[more]\nis = 'twice * 2'\n").err().unwrap();
+        assert!(error.contains("[more]: it asks [twice]"), "{error}");
     }
 
     #[test]

@@ -44,7 +44,8 @@ fn published([hidden, intermediate, layers, heads]: [usize; 4], tied: bool) -> R
     config(fields.as_object().cloned().unwrap_or_default())
 }
 
-/// The limits of the machine that results were measured on, medians of all runs, and the points: `fs` with Qwen3-0.6B's shape.
+/// The limits of the machine that results were measured on, medians of all runs (for memory, of those that it bounds), and the
+/// points: `fs` with Qwen3-0.6B's shape.
 fn machine(root: &Path) -> Result<Value, LiveError> {
     let path = root.join(RESULTS);
     let text =
@@ -54,7 +55,9 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
     for (format, peers) in all["results"].as_object().into_iter().flatten() {
         for (phase, result) in peers["fs"].as_object().into_iter().flatten() {
             for machine in result["samples"].as_array().into_iter().flatten().map(|sample| &sample["machine"]) {
-                reads.extend(machine["read_bytes_per_second"].as_f64());
+                if phase == "decode" {
+                    reads.extend(machine["read_bytes_per_second"].as_f64());
+                }
                 for peak in machine["peaks"].as_array().into_iter().flatten() {
                     let name =
                         ["instruction", "operands"].map(|field| peak[field].as_str().unwrap_or_default().to_owned());
@@ -80,7 +83,7 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
 
 fn median(mut all: Vec<f64>) -> Option<f64> {
     all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied()
+    Some((all.get(all.len().checked_sub(1)? / 2)? + all.get(all.len() / 2)?) / 2.0)
 }
 
 #[cfg(test)]

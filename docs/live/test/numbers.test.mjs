@@ -208,15 +208,39 @@ test("microscope: codes and scales are those of a file that `fs quantize` writes
         const [sign, exponent, fraction] = [bytes >> 15, (bytes >> 10) & 31, bytes & 1023];
         return (sign ? -1 : 1) * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : (fraction / 1024) * 2 ** -14);
     };
-    // How a block's codes lie: Q8_0 has a byte each, Q4_0 the first half in the low four bits and the second in the high.
+    const numbers = (count, of) => Array.from({ length: count }, (_, i) => of(i));
+    const signed = (byte) => (byte << 24) >> 24;
+    const f16 = (block, at) => half(block.readUInt16LE(at));
+    // Of Q4_K and Q5_K: eight scales and eight minima of 6 bits in 12 bytes. The first four lie in the low bits of a byte each; the
+    // others have four bits in the last four bytes and two above the first ones'.
+    const six = (bytes, j) => (j < 4 ? [bytes[j] & 63, bytes[j + 4] & 63] : [(bytes[j + 4] & 15) | ((bytes[j - 4] >> 6) << 4), (bytes[j + 4] >> 4) | ((bytes[j] >> 6) << 4)]);
+    const supers = (block, code) => ({
+        codes: numbers(256, code),
+        scales: numbers(8, (j) => Math.fround(f16(block, 0) * six(block.subarray(4, 16), j)[0])),
+        minima: numbers(8, (j) => Math.fround(f16(block, 2) * six(block.subarray(4, 16), j)[1])),
+    });
+    // Byte 32 c + l of the low bits has value l of parts 2 c and 2 c + 1.
+    const low = (bytes, i) => (bytes[(i >> 6) * 32 + (i & 31)] >> (i & 32 ? 4 : 0)) & 15;
+    // How a block lies in a file, read once more and in another language.
     const unpack = {
-        Q8_0: (block) => Array.from(block.subarray(2, 34), (code) => (code << 24) >> 24),
-        Q4_0: (block) => [...Array.from(block.subarray(2, 18), (code) => (code & 15) - 8), ...Array.from(block.subarray(2, 18), (code) => (code >> 4) - 8)],
+        Q8_0: (block) => ({ codes: numbers(32, (i) => signed(block[2 + i])), scales: [f16(block, 0)], minima: [0] }),
+        Q4_0: (block) => ({ codes: numbers(32, (i) => ((block[2 + (i & 15)] >> (i < 16 ? 0 : 4)) & 15) - 8), scales: [f16(block, 0)], minima: [0] }),
+        Q4_K: (block) => supers(block, (i) => low(block.subarray(16), i)),
+        Q5_K: (block) => supers(block, (i) => low(block.subarray(48), i) | (((block[16 + (i & 31)] >> (i >> 5)) & 1) << 4)),
+        Q6_K: (block) => ({
+            // Each half has 64 bytes of low bits, for its quarters 0 and 2, 1 and 3, and 32 bytes with two high bits of each quarter.
+            codes: numbers(256, (i) => {
+                const [part, quarter, l] = [i >> 7, (i >> 5) & 3, i & 31];
+                return (((block[part * 64 + (quarter & 1) * 32 + l] >> (quarter >> 1 ? 4 : 0)) & 15) | (((block[128 + part * 32 + l] >> (2 * quarter)) & 3) << 4)) - 32;
+            }),
+            scales: numbers(16, (j) => Math.fround(f16(block, 208) * signed(block[192 + j]))),
+            minima: new Array(16).fill(0),
+        }),
     };
-    let compared = 0;
+    const compared = {};
     for (const format of Object.keys(unpack)) {
         const path = join(directory, `${format}.gguf`);
-        print("quantize", "stories", path, "--type", format.toLowerCase());
+        print("quantize", "stories", path, "--type", microscope.mix(format));
         const { tensors } = json("inspect", path);
         const bytes = readFileSync(path);
         for (const { tensor, row, formats } of all.places) {
@@ -227,14 +251,25 @@ test("microscope: codes and scales are those of a file that `fs quantize` writes
             const at = offset + (row * shape[1] / one.block) * one.block_bytes;
             for (let block = 0; block < 256 / one.block; block++) {
                 const packed = bytes.subarray(at + block * one.block_bytes, at + (block + 1) * one.block_bytes);
-                assert.deepEqual(one.codes.slice(block * one.block, (block + 1) * one.block), unpack[format](packed), `${tensor}, ${format}, block ${block}`);
-                assert.equal(one.scales[block], half(packed.readUInt16LE()));
-                compared++;
+                const parts = one.block / one.sub;
+                const { codes, scales, minima } = unpack[format](packed);
+                assert.deepEqual(one.codes.slice(block * one.block, (block + 1) * one.block), codes, `${tensor}, ${format}, block ${block}`);
+                assert.deepEqual(one.scales.slice(block * parts, (block + 1) * parts), scales, `${tensor}, ${format}, block ${block}`);
+                assert.deepEqual(one.minima.slice(block * parts, (block + 1) * parts).map(Math.abs), minima.map(Math.abs), `${tensor}, ${format}, block ${block}`);
+                compared[format] = (compared[format] ?? 0) + 1;
             }
         }
     }
-    assert.ok(compared >= 32, `${compared} blocks compared`);
+    assert.deepEqual(Object.keys(compared), Object.keys(unpack));
+    assert.ok(Math.min(compared.Q8_0, compared.Q4_0) >= 8, JSON.stringify(compared));
     const quality = results("2026-11-24-stories-quality.json").results;
+    // What the record says of whole models, measured once more for one of them: the same text, the same instructions.
+    const valid = join(directory, "valid.txt");
+    execFileSync("bash", ["-c", `xz -dc scripts/stories/data/valid-v1-head.txt.xz | head -c ${results("2026-11-24-stories-quality.json").text_bytes} > "${valid}"`], { cwd: ROOT });
+    const { kl: measured, same_top: alike } = json("perplexity", valid, "--model", join(directory, "Q4_0.gguf"), "--against", "stories", "--simd", { x64: "avx2", arm64: "neon" }[process.arch] ?? "scalar").against;
+    const recorded = quality.find(({ type }) => type === "q4_0");
+    close(measured.mean, recorded.kl.mean, recorded.kl.mean / 200, "KL divergence");
+    close(alike.mean, recorded.same_top, 1e-3, "favourite tokens that stay");
     for (const [place, { values, formats }] of all.places.entries()) {
         const rows = cells(microscope.render(all, { place, format: "Q4_0", sub: 0 }).view, "The same 256");
         for (const [i, { format, restored, bits, block, block_bytes: size }] of formats.entries()) {
@@ -368,9 +403,12 @@ test("roofline: what is no model is refused with a sentence that names the field
 
 test("roofline: limits and measured rates are those of the benchmark's file, and the sentence is its own arithmetic", () => {
     const { results: formats } = results(limits.machine.source.replace("benches/results/", ""));
-    const median = (all) => all.toSorted((a, b) => a - b)[Math.floor(all.length / 2)];
+    const median = (all) => {
+        const sorted = all.toSorted((a, b) => a - b);
+        return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+    };
     const machines = Object.values(formats).flatMap(({ fs }) => Object.values(fs)).flatMap(({ samples }) => samples.map(({ machine }) => machine));
-    assert.equal(limits.machine.read, median(machines.map((machine) => machine.read_bytes_per_second)));
+    assert.equal(limits.machine.read, median(Object.values(formats).flatMap(({ fs }) => fs.decode.samples).map(({ machine }) => machine.read_bytes_per_second)));
     const peaks = new Map(["f32", "bf16", "int8"].map((operands) => [operands, median(machines.flatMap(({ peaks }) => peaks).filter((one) => one.operands === operands).map((one) => one.ops_per_second))]));
     assert.deepEqual(limits.machine.peaks.map((one) => one.operands).sort(), [...peaks.keys()].filter((operands) => peaks.get(operands)).sort());
     // Two programs read decimal fractions; the last bit may differ.

@@ -63,10 +63,12 @@ impl Backend for Reference {
         rms_norm::rms_norm(out, x, &weight.to_f32(), eps, rows);
     }
 
+    // ANCHOR: head_norm
     fn head_norm(&self, x: &mut Vec<f32>, weight: &Matrix, eps: f32, rows: usize) {
         let input = x.clone();
         rms_norm::rms_norm(x, &input, &weight.to_f32(), eps, rows);
     }
+    // ANCHOR_END: head_norm
 
     fn linear(&self, out: &mut Vec<f32>, x: &Vec<f32>, weight: &Matrix, rows: usize) {
         linear::linear(out, x, weight, rows);
