@@ -28,6 +28,8 @@ pub struct Entry {
     pub topic: String,
     /// The page, in a work that has pages.
     pub page: Option<u32>,
+    /// The line that defines the symbol, in a work whose `link` has files of one commit.
+    pub line: Option<u32>,
     /// Where it is, if not where `link` says.
     pub url: Option<String>,
 }
@@ -112,7 +114,10 @@ impl Source {
             let words = [("key", key), ("path", path), ("symbol", symbol), ("page", &page), ("topic", &entry.topic)];
             words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(&format!("{{{word}}}"), value))
         };
-        let link = entry.url.clone().unwrap_or_else(|| fill(self.link.as_ref().unwrap_or(&self.url)));
+        let mut link = entry.url.clone().unwrap_or_else(|| fill(self.link.as_ref().unwrap_or(&self.url)));
+        if let Some(line) = entry.line {
+            link += &format!("#L{line}");
+        }
         let label = fill(&self.label);
         let label = label.trim_end_matches([' ', '·']);
         format!("<span class=\"cite cite-{name}\">[{label}]({link})</span>")
@@ -136,7 +141,7 @@ url = "https://example.org/code"
 label = "code {path} · {symbol}"
 link = "https://example.org/code/blob/abc/{path}"
 [code.entries]
-"norm.c#rms" = { topic = "RMSNorm" }
+"norm.c#rms" = { topic = "RMSNorm", line = 7 }
 "whole.c" = { topic = "a whole file" }
 "#;
 
@@ -152,7 +157,7 @@ link = "https://example.org/code/blob/abc/{path}"
             "<span class=\"cite cite-book\">[Book § 2.1, p. 44](https://example.org/book)</span>"
         );
         let code = cites.show("code:norm.c#rms", from("a.md")).unwrap();
-        assert!(code.contains("[code norm.c · rms](https://example.org/code/blob/abc/norm.c)"), "{code}");
+        assert!(code.contains("[code norm.c · rms](https://example.org/code/blob/abc/norm.c#L7)"), "{code}");
         assert!(cites.show("code:whole.c", from("a.md")).unwrap().contains("[code whole.c]("));
     }
 

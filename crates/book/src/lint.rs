@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | three digits or more; a fraction: `3.7`; `1e-5` | nobody has such a number from nothing |
 //! | digits before a unit: `13 seconds`, `2x`, `40 clock cycles`, `8 tokens`, `97 %`; before a cross: `32 × 64` | a quantity: it was counted or measured, and may change |
-//! | words above ten before a unit, `fifteen layers`; a scale, `two per cent`; `half a second`, `nine times of ten` | the same, spelled out |
+//! | words above ten before a unit, `fifteen layers`; a scale, `two per cent`; `half a second`, `nine times of ten`; `some fifty` | the same, spelled out |
 //!
 //! | may be typed | why |
 //! | --- | --- |
@@ -93,6 +93,9 @@ const LARGE: [&str; 17] = [
 
 /// What makes of a small number one that somebody knows.
 const SCALES: [&str; 5] = ["hundred", "thousand", "million", "billion", "percent"];
+
+/// What stands before a number that somebody estimated.
+const ROUGHLY: [&str; 7] = ["some", "about", "around", "nearly", "almost", "over", "roughly"];
 
 /// Why a number may stand in a page without a source: `{{lit NUMBER | KIND}}`.
 ///
@@ -269,6 +272,8 @@ fn words(text: &str) -> Vec<String> {
             found.push(format!("{number} {scale}"));
         } else if large && article == 0 && is_unit(counted) {
             found.push(format!("{number} {counted}"));
+        } else if large && i > 0 && ROUGHLY.contains(&bare(words[i - 1])) {
+            found.push(format!("{} {}", words[i - 1], bare(number)));
         } else if article == 1 && TIMES.contains(&bare(unit)) {
             found.push(format!("{number} {} {}", at(1), bare(unit)));
         } else if share {
@@ -304,6 +309,7 @@ mod tests {
             ["two percent", "seven million", "half billion"]
         );
         assert_eq!(words("Twenty-five thousand"), ["five thousand"]);
+        assert_eq!(words("A block takes some fifty, nearly twice forty."), ["some fifty"]);
     }
 
     #[test]
