@@ -155,7 +155,7 @@ fn tensors_have_a_shape_that_fits_into_the_file() {
 
 #[test]
 fn unknown_tensor_types_are_named() {
-    refused(one("t", &[32], 6, 0), &["`t`", "6 (Q5_0)", "it reads F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K"]);
+    refused(one("t", &[32], 6, 0), &["`t`", "6 (Q5_0)", "it reads F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K"]);
     refused(one("t", &[32], 4_000_000_000, 0), &["`t`", "4000000000 (unknown)"]);
 }
 

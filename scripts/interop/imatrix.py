@@ -8,9 +8,9 @@ llama.cpp's tools are no part of llama-cpp-python; in a checkout of llama.cpp
 `fs imatrix` and `llama-imatrix` measure the story model on the same text in the same windows. Compared are
   means       mean squared activations of each matrix, the columns together: NMSE of fs's, which computes in f32 here, against
               llama.cpp's. llama.cpp leaves lm_head out
-  divergence  KL(bf16 || Q4_K_M) of six files over another text (`fs perplexity --against`): quantized by
+  divergence  KL(bf16 || quantized) of six files in each of Q4_K_M and Q4_0, over another text (`fs perplexity --against`): quantized by
               each program without importance and with each file. Each must open in fs, and importance must lower the divergence.
-              (At Q4_0 llama.cpp stores some matrices in Q4_1 where it has importance, which fs does not read.)
+              (In Q4_0 llama.cpp stores some matrices in Q4_1 where it has importance: fs must see them.)
 
 Needs numpy and gguf (PyPI). Exits with 1 if anything is out of bounds.
 """
@@ -20,6 +20,7 @@ import json
 import lzma
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import gguf
@@ -88,23 +89,26 @@ def main():
     def divergence(path):
         return fs_json(fs, "perplexity", other, "--model", path, "--against", source, "-q", "--json")["against"]["kl"]["mean"]
 
-    print("| quantized by | importance by | KL divergence |")
-    print("| --- | --- | --- |")
-    for writer in ["fs", "llama.cpp"]:
+    print("| type | quantized by | importance by | stored in | KL divergence |")
+    print("| --- | --- | --- | --- | --- |")
+    for kind, writer in product(["q4_k_m", "q4_0"], ["fs", "llama.cpp"]):
         base = None
         for name, matrix in {"none": None, **matrices}.items():
-            out = work / "q4_k_m-importance.gguf"
+            out = work / f"{kind}-importance.gguf"
             out.unlink(missing_ok=True)
             flags = ["--imatrix", matrix] if matrix else []
             if writer == "fs":
-                fs_json(fs, "quantize", source, out, "--type", "q4_k_m", *flags, "--json")
+                fs_json(fs, "quantize", source, out, "--type", kind, *flags, "--json")
             else:
-                run(tools / "llama-quantize", *flags, source, out, "Q4_K_M")
+                run(tools / "llama-quantize", *flags, source, out, kind.upper())
             found = divergence(out)
-            print(f"| {writer} | {name} | {found:.5f} |", flush=True)
+            stored = {tensor["dtype"] for tensor in fs_json(fs, "inspect", out, "--json")["tensors"]} - {"F32"}
+            if ("Q4_1" in stored) != (kind == "q4_0" and writer == "llama.cpp" and matrix is not None):
+                failures.append(f"quantized by {writer} in {kind}, importance by {name}: stored in {sorted(stored)}")
+            print(f"| {kind} | {writer} | {name} | {', '.join(sorted(stored))} | {found:.5f} |", flush=True)
             base = base or found
             if matrix and found >= base:
-                failures.append(f"quantized by {writer}, importance by {name}: {found:.5f}, without {base:.5f}")
+                failures.append(f"quantized by {writer} in {kind}, importance by {name}: {found:.5f}, without {base:.5f}")
     for failure in failures:
         print(f"imatrix: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -49,6 +49,20 @@ impl Tensor {
         self.dtype.widen(&self.data, &mut out);
         out
     }
+
+    /// The same numbers in f16, rounded to its 11 bits: for formats that a backend has no kernels for. Larger ones than an f16
+    /// holds become infinite.
+    pub fn to_f16(&self) -> Tensor {
+        // Row by row: of the whole in f32 there would be four bytes for each of two.
+        let columns = self.shape.last().copied().unwrap_or(1).max(1);
+        let row_bytes = self.dtype.bytes(columns).expect("rows are whole blocks");
+        let (mut row, mut bytes) = (vec![0.0; columns], Vec::with_capacity(self.elements() * size_of::<half::f16>()));
+        for stored in self.data.chunks_exact(row_bytes.max(1)) {
+            self.dtype.widen(stored, &mut row);
+            bytes.extend(row.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()));
+        }
+        Tensor { dtype: DType::F16, data: SharedBytes::from_vec(bytes).aligned(), ..self.clone() }
+    }
 }
 
 impl Checkpoint {

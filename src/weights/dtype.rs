@@ -1,6 +1,6 @@
 //! The formats that a tensor can be stored in.
 
-use super::formats::{self, Q4_0, Q4K, Q5K, Q6K, Q8_0};
+use super::formats::{self, Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
 
 /// How a tensor's elements are stored. The quantized formats have a file each in [`formats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +15,8 @@ pub enum DType {
     Q8_0,
     /// [`formats::q4_0`]
     Q4_0,
+    /// [`formats::q4_1`]: read only; no recipe of `fs quantize` writes it.
+    Q4_1,
     /// [`formats::q4_k`]
     Q4K,
     /// [`formats::q5_k`]
@@ -52,12 +54,13 @@ const fn row(dtype: DType, name: &'static str, ggml_type: u32, block: usize, blo
 
 impl DType {
     /// Every format, in the order of the enum.
-    pub const TABLE: [Layout; 8] = [
+    pub const TABLE: [Layout; 9] = [
         row(DType::F32, "F32", 0, 1, 4),
         row(DType::F16, "F16", 1, 1, 2),
         row(DType::BF16, "BF16", 30, 1, 2),
         row(DType::Q8_0, "Q8_0", 8, 32, size_of::<Q8_0>()),
         row(DType::Q4_0, "Q4_0", 2, 32, size_of::<Q4_0>()),
+        row(DType::Q4_1, "Q4_1", 3, 32, size_of::<Q4_1>()),
         row(DType::Q4K, "Q4_K", 12, 256, size_of::<Q4K>()),
         row(DType::Q5K, "Q5_K", 13, 256, size_of::<Q5K>()),
         row(DType::Q6K, "Q6_K", 14, 256, size_of::<Q6K>()),
@@ -106,6 +109,7 @@ impl DType {
             DType::BF16 => widen_bf16(bytemuck::cast_slice(bytes), out),
             DType::Q8_0 => formats::dequantize_all::<Q8_0>(bytes, out),
             DType::Q4_0 => formats::dequantize_all::<Q4_0>(bytes, out),
+            DType::Q4_1 => formats::dequantize_all::<Q4_1>(bytes, out),
             DType::Q4K => formats::dequantize_all::<Q4K>(bytes, out),
             DType::Q5K => formats::dequantize_all::<Q5K>(bytes, out),
             DType::Q6K => formats::dequantize_all::<Q6K>(bytes, out),
@@ -121,6 +125,7 @@ impl DType {
             DType::F32 | DType::F16 | DType::BF16 => None,
             DType::Q8_0 => Some(formats::dot_all::<Q8_0>(bytes, x)),
             DType::Q4_0 => Some(formats::dot_all::<Q4_0>(bytes, x)),
+            DType::Q4_1 => Some(formats::dot_all::<Q4_1>(bytes, x)),
             DType::Q4K => Some(formats::dot_all::<Q4K>(bytes, x)),
             DType::Q5K => Some(formats::dot_all::<Q5K>(bytes, x)),
             DType::Q6K => Some(formats::dot_all::<Q6K>(bytes, x)),
@@ -151,6 +156,7 @@ impl DType {
             DType::BF16 => each(values, bytes, |x| half::bf16::from_f32(x).to_le_bytes()),
             DType::Q8_0 => formats::quantize_all::<Q8_0>(values, importance, bytes),
             DType::Q4_0 => formats::quantize_all::<Q4_0>(values, importance, bytes),
+            DType::Q4_1 => formats::quantize_all::<Q4_1>(values, importance, bytes),
             DType::Q4K => formats::quantize_all::<Q4K>(values, importance, bytes),
             DType::Q5K => formats::quantize_all::<Q5K>(values, importance, bytes),
             DType::Q6K => formats::quantize_all::<Q6K>(values, importance, bytes),

@@ -29,7 +29,7 @@ impl Random {
             DType::F16 => return (0..len).flat_map(|_| f16::from_f32(self.next()).to_le_bytes()).collect(),
             DType::BF16 => return (0..len).flat_map(|_| bf16::from_f32(self.next()).to_le_bytes()).collect(),
             DType::Q8_0 | DType::Q4_0 => &[0],
-            DType::Q4K | DType::Q5K => &[0, 2],
+            DType::Q4_1 | DType::Q4K | DType::Q5K => &[0, 2],
             DType::Q6K => &[208],
         };
         let len = dtype.bytes(len).expect("whole blocks");

@@ -249,6 +249,10 @@ fn words(text: &str) -> Vec<String> {
     let words: Vec<&str> = small.split_whitespace().collect();
     let mut found = Vec::new();
     for i in 0..words.len() {
+        if i > 0 && ROUGHLY.contains(&words[i - 1]) && LARGE.contains(&bare(words[i])) {
+            found.push(format!("{} {}", words[i - 1], bare(words[i])));
+            continue;
+        }
         // Nothing belongs to a word that ends its sentence.
         let number = words[i].trim_start_matches(['(', '"', '“', '‘']);
         let large = LARGE.contains(&number);
@@ -272,8 +276,6 @@ fn words(text: &str) -> Vec<String> {
             found.push(format!("{number} {scale}"));
         } else if large && article == 0 && is_unit(counted) {
             found.push(format!("{number} {counted}"));
-        } else if large && i > 0 && ROUGHLY.contains(&bare(words[i - 1])) {
-            found.push(format!("{} {}", words[i - 1], bare(number)));
         } else if article == 1 && TIMES.contains(&bare(unit)) {
             found.push(format!("{number} {} {}", at(1), bare(unit)));
         } else if share {

@@ -26,7 +26,7 @@ pub use weight::MetalWeight;
 
 use super::{Ahead, Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
 use crate::model::kv_cache::{KvDType, KvLayout, TILE, grown_capacity};
-use crate::weights::Tensor;
+use crate::weights::{DType, Tensor};
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use device::Device;
 use library::{Kernel, Library};
@@ -319,6 +319,11 @@ impl Backend for Metal {
     }
 
     fn load(&self, tensor: &Tensor) -> Result<MetalWeight, BackendError> {
+        if tensor.dtype == DType::Q4_1 {
+            let wider = tensor.to_f16();
+            tensor.data.release();
+            return self.load(&wider);
+        }
         MetalWeight::new(&self.device, tensor, self.plain).map_err(error)
     }
 

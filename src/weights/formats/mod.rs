@@ -15,6 +15,7 @@
 //! The layouts are those of ggml (`ggml-common.h`), which is their specification.
 
 pub mod q4_0;
+pub mod q4_1;
 pub mod q4_k;
 pub mod q5_k;
 pub mod q6_k;
@@ -23,6 +24,7 @@ mod search;
 mod super_block;
 
 pub use q4_0::Q4_0;
+pub use q4_1::Q4_1;
 pub use q4_k::Q4K;
 pub use q5_k::Q5K;
 pub use q6_k::Q6K;

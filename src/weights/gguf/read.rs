@@ -303,8 +303,7 @@ fn check_places(cursor: &Cursor, start: usize, infos: &[Info]) -> Result<(), Wei
 }
 
 /// Types that other programs write, for errors that say more than a number (`enum ggml_type`).
-const GGML_TYPES: [(u32, &str); 23] = [
-    (3, "Q4_1"),
+const GGML_TYPES: [(u32, &str); 22] = [
     (6, "Q5_0"),
     (7, "Q5_1"),
     (9, "Q8_1"),
