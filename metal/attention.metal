@@ -53,8 +53,9 @@ kernel void attention(
         }
         score = simd_sum(score);
         float larger = max(largest, score);
-        // Both are 0 for the first position: exp(-infinity).
-        float shrink = exp(largest - larger), weight = exp(score - larger);
+        // While all scores are -infinity, no weight is more than 0: exp(-infinity + infinity) would be NaN.
+        float shrink = largest == -INFINITY ? 0.0f : exp(largest - larger);
+        float weight = score == -INFINITY ? 0.0f : exp(score - larger);
         total = total * shrink + weight;
         for (uint j = 0; j * 32 + lane < shape.head_dim; j++) {
             sum[j] = fma(weight, Kv::at(values, first + p, stride, rows, j * 32 + lane), sum[j] * shrink);

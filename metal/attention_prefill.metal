@@ -16,6 +16,9 @@
 // rows'. Only tiles that the diagonal goes through lose anything to the mask. The last rows have the most to do and start
 // first, so that the small ones fill the gaps at the end.
 //
+// A weight of 0 is multiplied as any other: an infinite value, or NaN, makes NaN of the tile's rows before its position, too. The
+// model that has one has it in the rows behind as well.
+//
 // Lane l of an 8x8 matrix has elements (row, column) and (row, column + 1) with row = l / 16 * 4 + l / 2 % 4 and
 // column = l / 8 % 2 * 4 + l % 2 * 2. Apple does not document this, and every GPU since Apple7 does it. So a row is in the four
 // lanes whose numbers differ in bits 0 and 3, and its maximum is two exchanges.

@@ -49,6 +49,7 @@ constant bool NORM [[function_constant(0)]];
 #define MAX_SIMDS 8
 // Rows of the weight that a SIMD-group takes together.
 #define ROWS 2
+static_assert(ROWS == 2, "fused kernels have two rows a SIMD-group: a gate's and an up's, or two of a projection");
 
 // The sums of two rows of the weight, or of this SIMD-group's part of them, not yet added over lanes. With a norm, `squares`
 // gets the sums of eight SIMD-groups, as rms_norm.metal has them: of a threadgroup of four, each makes two.
@@ -263,9 +264,8 @@ kernel void linear_row(
             rows[r] = weight + ulong(min(feature + r, shape.features[0] - 1)) * shape.row_bytes;
         }
         float sums[ROWS];
-        bool stage = turn == 0 || shape.columns > SEGMENT;
         row_sums<Format, false>(
-            sums, rows, x, shape.columns, simd % shape.split, shape.split, stage, staged, x, parts, index, threads, lane);
+            sums, rows, x, shape.columns, simd % shape.split, shape.split, turn == 0, staged, x, parts, index, threads, lane);
         gather(sums, shape.split, parts, simd, lane);
         if (lane == 0 && simd % shape.split == 0) {
 #pragma unroll
@@ -274,9 +274,6 @@ kernel void linear_row(
                     out[feature + r] = shape.add != 0 ? out[feature + r] + sums[r] : sums[r];
                 }
             }
-        }
-        if (shape.columns > SEGMENT) {
-            threadgroup_barrier(mem_flags::mem_threadgroup);
         }
     }
 }

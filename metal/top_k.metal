@@ -31,14 +31,14 @@ inline uint count(thread const uint *numbers, uint least, threadgroup uint *coun
         mine += numbers[n] >= least ? 1 : 0;
     }
     mine = simd_sum(mine);
-    threadgroup uint *half = counts + turn % 2 * 8;
+    threadgroup uint *part = counts + turn % 2 * 8;
     if (lane == 0) {
-        half[simd] = mine;
+        part[simd] = mine;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     uint all = 0;
     for (uint i = 0; i < 8; i++) {
-        all += half[i];
+        all += part[i];
     }
     return all;
 }

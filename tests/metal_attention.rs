@@ -137,14 +137,16 @@ fn many_tokens_at_every_edge() {
 /// A score of NaN is seen by the positions that attend to it, and by no others; scores of -infinity weigh nothing.
 #[test]
 fn infinity_and_nan() {
-    let metal = metal(false);
-    for (start, tokens) in [(40, 1), (300, 1), (30, 20)] {
+    let backends = [metal(false), metal(true)];
+    for ((start, tokens), metal) in
+        [(40, 1), (300, 1), (30, 20)].into_iter().flat_map(|case| backends.iter().map(move |b| (case, b)))
+    {
         let case = Case { dtype: F32, head_dim: 128, kv_heads: 1, group: 2, start, tokens };
         for (key, position) in [(f32::NEG_INFINITY, 0), (f32::NEG_INFINITY, 33), (f32::NAN, 35)] {
             let mut inputs = inputs(case);
             inputs[0].iter_mut().for_each(|x| *x = x.abs() + 0.1);
             inputs[1][position * 128..][..128].fill(key);
-            let [expected, found] = [run(&Reference, case, &inputs), run(&metal, case, &inputs)].map(Result::unwrap);
+            let [expected, found] = [run(&Reference, case, &inputs), run(metal, case, &inputs)].map(Result::unwrap);
             for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
                 let same = expected.is_nan() == found.is_nan() && (found.is_nan() || (expected - found).abs() < 1e-4);
                 assert!(same, "{case:?}, {key} at {position}, value {i}: {found}, expected {expected}");
@@ -169,6 +171,8 @@ fn faults_in_decode_are_caught() {
         (format!("sums[index] = sum;\n    {BARRIER}"), "sums[index] = sum;".into()),
         // A position too many, and one too few.
         ("mine < positions ? score[h]".into(), "mine <= positions ? score[h]".into()),
+        // Positions that nobody has written.
+        ("uint last = positions - 1;".into(), "uint last = positions + 100000;".into()),
         ("positions = shape.start + token + 1;".into(), "positions = shape.start + token + (token == 0);".into()),
         // Pieces that are lost, and such as are not brought to one scale.
         ("p < count; p += slices".into(), "p + 1 < count; p += slices".into()),

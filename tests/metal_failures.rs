@@ -91,13 +91,21 @@ fn a_kernel_that_does_not_compile() {
 fn a_model_larger_than_the_device_wants() {
     let model = "14.7 MB";
     let output = fs(GENERATE, &[("METAL_STANDIN_MEMORY", "10000000")]);
-    fails(&output, &[model, "at most 10.0 MB", "--type q8_0` makes 7.8 MB", "--backend cpu"]);
+    fails(&output, &[model, "at most 10.0 MB", "--type q8_0` of the unquantized model makes 7.8 MB", "--backend cpu"]);
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     let output = fs(GENERATE, &[("METAL_STANDIN_MEMORY", "1000000")]);
     fails(&output, &[model, "at most 1.0 MB", "--backend cpu"]);
     assert!(!text(&output.stderr).contains("--type"), "no format is small enough: {}", text(&output.stderr));
     // Room for the weights, and for nothing beside them.
-    fails(&fs(GENERATE, &[("METAL_STANDIN_MEMORY", "14720000")]), &["no memory for", "bytes"]);
+    fails(&fs(GENERATE, &[("METAL_STANDIN_MEMORY", "14720000")]), &["no memory for", "bytes", "--backend cpu"]);
+    // What is quantized already is counted as it is, and a format that would be larger is not offered.
+    let directory = tempfile::tempdir().unwrap();
+    let small = directory.path().join("q4.gguf");
+    let small = small.to_str().unwrap();
+    assert!(fs(&["quantize", "stories", small, "--type", "q8_0"], &[]).status.success());
+    let output = fs(&["generate", "-m", small, "--backend", "metal", "Once"], &[("METAL_STANDIN_MEMORY", "5000000")]);
+    fails(&output, &["take 7.8 MB", "--type q4_k_m` of the unquantized model makes 4.5 MB"]);
+    assert!(!text(&output.stderr).contains("q8_0"), "{}", text(&output.stderr));
 }
 
 /// The text before the failure is what the model says, and nothing comes after it.
@@ -107,6 +115,7 @@ fn a_command_buffer_that_fails_in_mid_generation() {
     let output = fs(GENERATE, &[("METAL_STANDIN_FAIL", "6")]);
     fails(&output, &["the GPU did not run the command buffer", "Timeout"]);
     let told = text(&output.stdout);
+    assert!(told.ends_with('\n'), "an error begins its own line: {told:?}");
     assert!(told.len() > "Once upon a time".len() && story.starts_with(told.trim_end()), "{told:?}, not of {story:?}");
 }
 

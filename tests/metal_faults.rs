@@ -170,6 +170,13 @@ const FAULTS: &[Fault] = &[
     fast("swiglu", "swiglu.metal", "1.0f + exp(-x)", "1.0f + exp(x)", Swiglu),
     fast("top_k", "top_k.metal", "i >= shape.len ? ABSENT", "i > shape.len ? ABSENT", TopK),
     fast("top_k", "top_k.metal", "? ~places[n] : 0", "? places[n] : 0", TopK),
+    fast(
+        "top_k",
+        "top_k.metal",
+        "threadgroup_barrier(mem_flags::mem_threadgroup);\n    uint first = 1;",
+        "uint first = 1;",
+        TopK,
+    ),
     fast("top_k", "order.h", "? ~bits : bits", "? bits : bits", TopK),
     // Each format as the plain kernels read it, and as the fast ones do.
     plain("linear", "formats.h", "[i]) << 16)", "[i]) << 15)", Linear { dtype: DType::BF16, rows: 1 }),
@@ -403,7 +410,14 @@ fn run<B: Backend>(b: &B, program: Program) -> Result<Vec<f32>, BackendError> {
             x[100..105].fill(-0.5);
             x[4200..4205].fill(-0.5);
             let found = b.top_k(&filled(&x), x.len(), 7)?;
-            Ok(found.into_iter().flat_map(|(at, value)| [at as f32, value]).collect())
+            // More than are wanted have the largest number there is: that of NaN.
+            x.iter_mut().step_by(40).for_each(|x| *x = f32::NAN);
+            let same = b.top_k(&filled(&x), x.len(), 7)?;
+            Ok(found
+                .into_iter()
+                .flat_map(|(at, value)| [at as f32, value])
+                .chain(same.iter().map(|pair| pair.0 as f32))
+                .collect())
         }
         Write => {
             let mut x = poisoned(LEN);

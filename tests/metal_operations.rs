@@ -64,12 +64,23 @@ macro_rules! check {
 
 #[test]
 fn linear() {
-    let mut random = Random(1);
+    let (mut random, metal) = (Random(1), metal(false));
     for row in DType::TABLE {
         for (i, &rows) in ROWS.iter().enumerate() {
             let columns = if row.block == 1 { SIZES[(i * 4 + 1) % SIZES.len()] } else { row.block * (1 + 2 * (i % 2)) };
             let features = SIZES[(i * 5 + 3) % SIZES.len()];
-            let tensor = random.tensor(row.dtype, &[features, columns]);
+            let mut tensor = random.tensor(row.dtype, &[features, columns]);
+            if row.dtype == DType::Q4_1 {
+                // Kept in f16: that of the tensor is what its weights are.
+                let ids = [features as u32 - 1, 0];
+                let [kept, wider] = [&tensor, &tensor.to_f16()].map(|tensor| {
+                    let (table, mut out) = (metal.load(tensor).unwrap(), buffer(&metal, &vec![f32::NAN; 2 * columns]));
+                    metal.embed(&mut out, &table, &ids);
+                    metal.read(&out, 2 * columns).unwrap()
+                });
+                assert_eq!(kept, wider);
+                tensor = tensor.to_f16();
+            }
             let x = random.values(rows * columns);
             let residual = random.values(rows * features);
             let what = format!("{rows}x{columns}->{features} {}", row.name);
@@ -286,6 +297,8 @@ fn the_k_largest_of_many() {
         x[len - 1] = f32::INFINITY;
         x[0] = f32::NEG_INFINITY;
         check(&x, "with what is no number");
+        x.iter_mut().step_by(3).for_each(|x| *x = f32::NAN);
+        check(&x, "with more of these than are wanted");
     }
     let same = vec![1.5; 9000];
     let found = metal.top_k(&buffer(&metal, &same), same.len(), 5).unwrap();
@@ -351,7 +364,7 @@ fn a_failure_is_an_error_and_not_the_end() {
     let mut x = buffer(&metal, &[1.0, 2.0]);
     metal.add(&mut x, &buffer(&metal, &[3.0, 4.0]), 2);
     assert_eq!(metal.read(&x, 2).unwrap(), [4.0, 6.0]);
-    let error = metal.admit(u64::MAX).expect_err("no device has so much memory").to_string();
+    let error = metal.admit(u64::MAX, u64::MAX).expect_err("no device has so much memory").to_string();
     // No format makes it small enough, so none is advised.
     assert!(error.contains("--backend cpu") && !error.contains("quantize"), "{error}");
 }

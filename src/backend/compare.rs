@@ -132,8 +132,8 @@ impl<O: Backend, S: Backend> Backend for Compare<O, S> {
         self.subject.finish()
     }
 
-    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
-        self.subject.admit(bytes)
+    fn admit(&self, bytes: u64, values: u64) -> Result<(), BackendError> {
+        self.subject.admit(bytes, values)
     }
 
     fn kv_cache(&self, layout: KvLayout) -> Self::KvCache {

@@ -173,7 +173,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Whether weights of so many bytes in all are worth loading; refuses what the device has no memory for.
-    fn admit(&self, _bytes: u64) -> Result<(), BackendError> {
+    fn admit(&self, _bytes: u64, _values: u64) -> Result<(), BackendError> {
         Ok(())
     }
 

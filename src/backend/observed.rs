@@ -228,8 +228,8 @@ impl<B: Backend, O: Observer<B>> Backend for Observed<B, O> {
         result
     }
 
-    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
-        self.inner.admit(bytes)
+    fn admit(&self, bytes: u64, values: u64) -> Result<(), BackendError> {
+        self.inner.admit(bytes, values)
     }
 
     fn argmax(&self, buffer: &Self::Buffer, len: usize) -> Result<(u32, f32), BackendError> {

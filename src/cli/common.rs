@@ -52,6 +52,9 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// These arguments as the engine takes them.
     pub fn options(&self) -> EngineOptions {
+        if self.metal_plain && matches!(self.backend, BackendKind::Cpu | BackendKind::Reference) {
+            usage_error(ErrorKind::ArgumentConflict, "--metal-plain is for the metal backend");
+        }
         EngineOptions {
             backend: self.backend,
             threads: self.threads.map(usize::from),

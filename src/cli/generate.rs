@@ -99,6 +99,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ControlFlow::Continue(())
     });
     output?;
+    // An error begins a line of its own.
+    if completion.is_err() && !echo && !args.json && args.logprobs.is_none() && engine.tokenizer().is_ok() {
+        print("\n")?;
+    }
     let completion = match completion {
         Err(SessionError::Interrupted { .. }) => return Ok(ExitCode::from(130)),
         completion => completion?,

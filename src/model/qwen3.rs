@@ -6,7 +6,7 @@
 use super::kv_cache::{KvDType, KvLayout};
 use super::rope::Rope;
 use crate::backend::{Ahead, Backend, BackendError, CachePosition, Heads};
-use crate::weights::{Checkpoint, Config};
+use crate::weights::{Checkpoint, Config, Tensor};
 
 /// A model's weights on a backend. Shapes are those of [`super::expected`].
 pub struct Weights<B: Backend> {
@@ -249,7 +249,8 @@ impl<B: Backend> Qwen3<B> {
     /// Takes the weights over to `backend`. The checkpoint must match the configuration
     /// ([`super::expected::compare`] says whether it does).
     pub fn load(backend: B, config: Config, checkpoint: &Checkpoint) -> Result<Self, BackendError> {
-        backend.admit(checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum())?;
+        let sum = |of: fn(&Tensor) -> usize| checkpoint.tensors().map(|tensor| of(tensor) as u64).sum();
+        backend.admit(sum(|tensor| tensor.data.len()), sum(Tensor::elements))?;
         let load = |name: &str| match checkpoint.get(name) {
             Some(tensor) => backend.load(tensor),
             None => Err(BackendError { backend: backend.info().name, message: format!("tensor {name} is missing") }),

@@ -124,7 +124,7 @@ pub trait Executor: Send + Sync {
         pages as usize * page as usize
     }
 
-    /// Memory for a buffer: zeroed, unless it is `NoCopy`.
+    /// Memory for a buffer: zeroed, unless it is `NoCopy`, or private and accesses are checked: then it is full of NaN.
     fn allocate(&self, length: usize, storage: Storage) -> Result<Allocation, String>;
 
     /// Gives it back. Only called when no command buffer that uses it is still running.

@@ -37,6 +37,10 @@ const FAMILIES: [(i64, &str); 5] = [
     (FAMILY_METAL4, "Metal4"),
 ];
 
+/// What to do where a GPU has no memory left.
+pub(super) const NEEDS_LESS: &str =
+    "fewer tokens of context, a smaller format (`fs quantize`) or --backend cpu needs less";
+
 /// Bytes that are copied to the GPU at a time.
 const UPLOAD: usize = 16 << 20;
 
@@ -47,9 +51,14 @@ impl Device {
         objc::pool(Self::open_in_pool)
     }
 
+    /// The default device, whatever it can do.
+    pub(super) fn system() -> Result<Object<MTLDevice>, String> {
+        Object::<MTLDevice>::system_default()
+            .ok_or_else(|| "this system has no Metal device; run with --backend cpu".into())
+    }
+
     fn open_in_pool() -> Result<Self, String> {
-        let object =
-            Object::<MTLDevice>::system_default().ok_or("this system has no Metal device; run with --backend cpu")?;
+        let object = Self::system()?;
         let name = object.name().map_or_else(String::new, |name| name.text());
         if !object.supports_family(FAMILY_APPLE7) {
             return Err(format!(
@@ -88,8 +97,9 @@ impl Device {
                     words.to_mut().resize(piece.len().next_multiple_of(4), 0);
                 }
                 let staged = self.object.buffer_of(&words);
-                let staged =
-                    staged.ok_or_else(|| format!("no memory for {} bytes on their way to the GPU", piece.len()))?;
+                let staged = staged.ok_or_else(|| {
+                    format!("no memory for {} bytes on their way to the GPU; {NEEDS_LESS}", piece.len())
+                })?;
                 let commands = self.queue.command_buffer().ok_or("Metal gave no command buffer")?;
                 let encoder = commands.blit_command_encoder().ok_or("Metal gave no command encoder")?;
                 encoder.copy(&staged, 0, &buffer, (i * UPLOAD) as u64, words.len() as u64);
@@ -122,7 +132,7 @@ impl Device {
         let buffer = objc::pool(|| self.object.new_buffer_with_length(bytes.max(4) as u64, options));
         let buffer = buffer.ok_or_else(|| {
             let used = self.object.current_allocated_size();
-            format!("no memory for a buffer of {bytes} bytes; {used} bytes are in use")
+            format!("no memory for a buffer of {bytes} bytes; {used} bytes are in use; {NEEDS_LESS}")
         })?;
         Ok(Memory { buffer, id: self.next_id.fetch_add(1, Ordering::Relaxed) })
     }

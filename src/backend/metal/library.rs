@@ -106,29 +106,44 @@ impl Library {
         Ok(pipeline)
     }
 
+    /// Compiles every file, without making pipelines: as many as there are.
+    pub(super) fn compile_all(&self) -> Result<usize, String> {
+        let kernels: Vec<_> = SOURCES.iter().filter(|source| source.file.ends_with(".metal")).collect();
+        for source in &kernels {
+            self.library(source.file)?;
+        }
+        Ok(kernels.len())
+    }
+
     fn library(&self, file: &'static str) -> Result<Object<MTLLibrary>, String> {
         let mut libraries = self.libraries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(library) = libraries.get(file) {
             return Ok(library.clone());
         }
         let source = SOURCES.iter().find(|source| source.file == file).ok_or(format!("no source {file}"))?;
-        let text = self.expand(source)?;
+        let text = self.expand(source, &mut vec![source.file])?;
         let library = self.device.compile(&text, source.language).map_err(|error| format!("{file}: {error}"))?;
         libraries.insert(file, library.clone());
         Ok(library)
     }
 
     /// A file's text with the files that it includes in their places: a program that is compiled from memory has no
-    /// directory to include from. `#line` makes the compiler name the right file and line.
-    fn expand(&self, source: &Source) -> Result<String, String> {
+    /// directory to include from, each once: `seen` has those that stand in the text already. `#line` makes the compiler name the
+    /// right file and line.
+    fn expand(&self, source: &Source, seen: &mut Vec<&'static str>) -> Result<String, String> {
         let mut text = format!("#line 1 \"{}\"\n", source.file);
         for (i, line) in self.text(source)?.lines().enumerate() {
-            let included = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+            let included = line.trim_start().strip_prefix("#include \"").and_then(|rest| rest.split_once('"'));
             match included {
-                Some(name) => {
+                Some((name, _)) => {
                     let missing = || format!("{}:{}: there is no `{name}` to include", source.file, i + 1);
                     let included = SOURCES.iter().find(|source| source.file == name).ok_or_else(missing)?;
-                    text += &format!("{}#line {} \"{}\"\n", self.expand(included)?, i + 2, source.file);
+                    if seen.contains(&included.file) {
+                        text.push('\n');
+                        continue;
+                    }
+                    seen.push(included.file);
+                    text += &format!("{}#line {} \"{}\"\n", self.expand(included, seen)?, i + 2, source.file);
                 }
                 None => {
                     text += line;

@@ -28,7 +28,7 @@ use super::{Ahead, Backend, BackendError, BackendInfo, CachePosition, Counters, 
 use crate::model::kv_cache::{KvDType, KvLayout, TILE, grown_capacity};
 use crate::weights::{DType, Tensor};
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
-use device::Device;
+use device::{Device, NEEDS_LESS};
 use library::{Kernel, Library};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -71,7 +71,12 @@ impl Metal {
     /// A backend on the system's default device. `plain` runs the plain kernels only: slower, and the oracle of the others.
     /// `FS_METAL_SOURCE_DIR` names a directory to read kernels from.
     pub fn new(plain: bool) -> Result<Self, BackendError> {
-        Self::with_sources(plain, std::env::var_os("FS_METAL_SOURCE_DIR").map(PathBuf::from))
+        Self::with_sources(plain, source_directory())
+    }
+
+    /// Compiles every file of kernels, and says how many there are. Any Metal device will do, also one that is too old to run them.
+    pub fn compile_all() -> Result<usize, BackendError> {
+        objc::pool(|| Library::new(Device::system().map_err(error)?, source_directory()).compile_all().map_err(error))
     }
 
     /// [`new`](Self::new) with the kernels of this directory, or those of the binary.
@@ -143,7 +148,15 @@ impl Metal {
         }
         match results {
             Some(memory) => Ok(memory),
-            none => Ok(none.insert(self.device.shared(bytes).map_err(error)?)),
+            none => match self.device.shared(bytes) {
+                Ok(memory) => Ok(none.insert(memory)),
+                Err(message) => {
+                    // What has been encoded would otherwise go off with this thread's next pass.
+                    self.fail(message.clone());
+                    let _ = self.finish();
+                    Err(error(message))
+                }
+            },
         }
     }
 
@@ -200,6 +213,11 @@ static SWIGLU: Operation = Operation::new("swiglu.metal", "swiglu");
 /// Bytes as a person reads them.
 fn size(bytes: f64) -> String {
     if bytes < 1e8 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.2} GB", bytes / 1e9) }
+}
+
+/// Where kernels are read from, if not from the binary.
+fn source_directory() -> Option<PathBuf> {
+    std::env::var_os("FS_METAL_SOURCE_DIR").filter(|name| !name.is_empty()).map(PathBuf::from)
 }
 
 fn error(message: String) -> BackendError {
@@ -299,16 +317,17 @@ impl Backend for Metal {
         BackendInfo { name: "metal", device: self.device.report().name, threads: 1 }
     }
 
-    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
+    fn admit(&self, bytes: u64, values: u64) -> Result<(), BackendError> {
         let most = self.device.object.recommended_max_working_set_size();
         if most == 0 || bytes <= most {
             return Ok(());
         }
-        // What weights of 16 bits would be in fewer; formats that are still too large help nobody.
-        let formats = [("q8_0", 8.5), ("q4_k_m", 4.9)].map(|(name, bits)| (name, bytes as f64 * bits / 16.0));
-        let smaller = formats.iter().filter(|(_, bytes)| *bytes <= most as f64);
-        let smaller = smaller
-            .map(|(name, bytes)| format!("`fs quantize --type {name}` makes {} of 16-bit weights, ", size(*bytes)));
+        // Formats that are still too large help nobody, and none makes more of what is in fewer bits already.
+        let formats = [("q8_0", 8.5), ("q4_k_m", 4.9)].map(|(name, bits)| (name, values as f64 * bits / 8.0));
+        let smaller = formats.iter().filter(|(_, smaller)| *smaller <= most as f64 && *smaller < 0.95 * bytes as f64);
+        let smaller = smaller.map(|(name, bytes)| {
+            format!("`fs quantize --type {name}` of the unquantized model makes {}, ", size(*bytes))
+        });
         Err(error(format!(
             "the weights take {}, and {} wants at most {} in use; {}run with --backend cpu",
             size(bytes as f64),
@@ -342,7 +361,8 @@ impl Backend for Metal {
             return self.copy_words(buffer, Arg::Bytes(bytes), 1, values.len(), [0; 2], [0; 2]);
         }
         let staged = self.device.object.buffer_of(bytes);
-        let staged = staged.ok_or_else(|| format!("no memory for {} bytes on their way to the GPU", bytes.len()));
+        let staged =
+            staged.ok_or_else(|| format!("no memory for {} bytes on their way to the GPU; {NEEDS_LESS}", bytes.len()));
         if let Some(staged) = self.noted(staged) {
             self.copy_words(buffer, Arg::Constant(&staged, 0), 1, values.len(), [0; 2], [0; 2]);
         }

@@ -124,6 +124,11 @@ impl Executor for CpuExecutor {
         if memory.is_null() {
             return Err(format!("no memory for a buffer of {length} bytes"));
         }
+        if self.options.check && matches!(storage, Storage::Private) {
+            // Metal promises nothing about what private memory holds: NaN in every format is what no sum can hide.
+            // SAFETY: the allocation above is this long.
+            unsafe { memory.write_bytes(0xff, length) };
+        }
         let host = if matches!(storage, Storage::Private) { std::ptr::null_mut() } else { memory.cast() };
         Ok(Allocation { host, device: memory as u64, length, id })
     }
