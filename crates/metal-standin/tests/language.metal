@@ -95,7 +95,7 @@ kernel void tiles(device const half *a, device const float *b, device float *c, 
 }
 
 kernel void counters(device atomic_uint *u, device atomic_float *f, device atomic_int &n, uint i [[thread_position_in_grid]],
-                     uint size [[threads_per_threadgroup]], uint2 grid [[threads_per_grid]]) {
+                     uint size [[threads_per_threadgroup]], uint grid [[threads_per_grid]]) {
     threadgroup atomic_int shared;
     atomic_store_explicit(&shared, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&u[i & 3], size, memory_order_relaxed);
@@ -104,5 +104,5 @@ kernel void counters(device atomic_uint *u, device atomic_float *f, device atomi
     int expected = 0;
     while (!atomic_compare_exchange_weak_explicit(&n, &expected, expected + 1, memory_order_relaxed, memory_order_relaxed)) {}
     array<float, 3> list = {1, 2, 3};
-    atomic_exchange_explicit(f + 1, list[i % 3] + float(numeric_limits<half>::max()) + grid.y, memory_order_relaxed);
+    atomic_exchange_explicit(f + 1, list[i % 3] + float(numeric_limits<half>::max()) + grid, memory_order_relaxed);
 }

@@ -4,6 +4,7 @@
 namespace metal {
 template <class T, int C = 8, int R = C> struct simdgroup_matrix {
     static_assert(C == 8 && R == 8, "simdgroup_matrix is 8x8");
+    static_assert(__is_same(T, float) || __is_same(T, half) || __is_same(T, bfloat), "simdgroup_matrix has elements of type float, half or bfloat");
     typedef vec<T, 2> storage_type;
     storage_type elements;
     simdgroup_matrix() = default;

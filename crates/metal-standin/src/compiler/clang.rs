@@ -285,10 +285,15 @@ pub(crate) fn faults(faults: &[Fault], source: &Source) -> Diagnostics {
 }
 
 /// clang's words for what MSL calls otherwise.
-const WORDS: [(&str, &str); 5] = [
+const WORDS: [(&str, &str); 7] = [
     ("__attribute__((address_space(1)))", "device"),
     ("__attribute__((address_space(2)))", "constant"),
     ("__attribute__((address_space(3)))", "threadgroup"),
+    (
+        "variable length arrays in C++ are a Clang extension",
+        "variable length arrays are not supported in Metal: how many elements an array has must be known without function constants",
+    ),
+    (" [-Werror,-Wvla-cxx-extension]", ""),
     ("_Float16", "half"),
     ("__bf16", "bfloat"),
 ];
@@ -361,7 +366,7 @@ fn precompiled(source: &Source, target: Target) -> Result<PathBuf, Diagnostics> 
 pub(crate) fn check(text: &Text, source: &Source) -> Result<(), Diagnostics> {
     let mut arguments = options(source, Target::Cpu);
     arguments.extend(["-include-pch".into(), precompiled(source, Target::Cpu)?.display().to_string()]);
-    arguments.extend(strings(&["-DMSL_INSTANCE(...)=__VA_ARGS__", "-fsyntax-only", "-"]));
+    arguments.extend(strings(&["-Werror=vla", "-DMSL_INSTANCE(...)=__VA_ARGS__", "-fsyntax-only", "-"]));
     run(&arguments, &text.text).map(drop).map_err(|errors| translate(&errors.0, text, source))
 }
 

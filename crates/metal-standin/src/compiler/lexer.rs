@@ -182,6 +182,20 @@ pub(crate) const SCALARS: [&str; 25] = [
     "signed",
 ];
 
+/// `float4`, `half2x3`, `packed_uchar4`, `simdgroup_float8x8`…: types whose conversions clang does not know.
+pub(crate) fn is_vector_name(name: &str) -> bool {
+    let name = name.strip_prefix("packed_").unwrap_or(name);
+    let scalars =
+        ["float", "half", "bfloat", "bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong"];
+    scalars.iter().any(|scalar| {
+        name.strip_prefix(scalar).is_some_and(|rest| {
+            let width = |b: &u8| (b'2'..=b'4').contains(b);
+            matches!(rest.as_bytes(), [n] if width(n))
+                || matches!(rest.as_bytes(), [c, b'x', r] if width(c) && width(r))
+        })
+    })
+}
+
 /// Index of the token that closes the bracket at `open`, or `tokens.len()`.
 pub(crate) fn closing(tokens: &[Token], open: usize) -> usize {
     let mut depth = 0_i32;

@@ -60,7 +60,9 @@ impl Library {
         parts.push(&headers);
         let key = cache::key(&parts);
         let mut library = Library { source: source.clone(), key, entries: Vec::new(), parsed: OnceLock::new() };
-        let file = cache::directory().join(format!("{}.library", library.key));
+        let mut accepted = vec![&*library.key];
+        accepted.extend(rules::TEXT);
+        let file = cache::directory().join(format!("{}.library", cache::key(&accepted)));
         if let Some(entries) = std::fs::read_to_string(&file).ok().and_then(|text| entries_from(&text)) {
             library.entries = entries;
             return Ok(library);
@@ -71,12 +73,12 @@ impl Library {
             return Err(clang::faults(&found, source));
         }
         library.entries = entries_of(&program);
-        let may_recurse = rules::may_recurse(&program);
+        let questions = rules::may_refuse_lowered(&program);
         let parsed = Parsed::from(program);
         clang::check(&parsed.text, source)?;
-        if may_recurse {
+        if let Some(questions) = questions {
             let ir = clang::everything(&parsed.text, source)?;
-            if let Some(fault) = rules::recursion(&ir, &parsed.text) {
+            if let Some(fault) = rules::check_lowered(&ir, &parsed.text, &questions) {
                 return Err(clang::faults(&[fault], source));
             }
         }
@@ -373,7 +375,11 @@ mod tests {
         let survive = |tokens: Vec<Token>| {
             if lexer::unbalanced(&tokens).is_none() {
                 let program = Program::parse(tokens);
-                let _ = (rules::check(&program, &source), rules::may_recurse(&program), entries_of(&program));
+                let _ = (
+                    rules::check(&program, &source),
+                    rules::may_refuse_lowered(&program).is_some(),
+                    entries_of(&program),
+                );
                 Rewriter::new(&program).write();
             }
         };

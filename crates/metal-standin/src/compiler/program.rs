@@ -139,6 +139,13 @@ const COMPUTED: [(&str, &str); 5] = [
     ("grid_origin", "msl::scalar_input(0)"),
 ];
 
+/// Whether an attribute asks for a place or a size in the grid or the threadgroup, a number for each dimension; `None` if it
+/// asks for no number.
+pub(crate) fn input_is_position(attribute: &str) -> Option<bool> {
+    let input = INPUTS.iter().find(|input| input.0 == attribute).map(|input| input.2);
+    input.or_else(|| COMPUTED.iter().any(|input| input.0 == attribute).then_some(attribute == "grid_origin"))
+}
+
 impl Program {
     pub(crate) fn parse(tokens: Vec<Token>) -> Program {
         let mut program = Program::default();
@@ -368,7 +375,7 @@ impl Program {
     }
 
     /// Attributes of tokens `range`: those that come after its first token and up to its end.
-    fn attributes_in(&self, range: Range<usize>) -> Vec<Attribute> {
+    pub(crate) fn attributes_in(&self, range: Range<usize>) -> Vec<Attribute> {
         self.attributes.iter().filter(|a| a.at > range.start && a.at <= range.end).cloned().collect()
     }
 
@@ -429,7 +436,8 @@ impl Program {
         self.kernels.push(KernelFunction { name, callee, parameters, max_threads });
     }
 
-    fn parameters(&mut self, function: &Function) -> Vec<Parameter> {
+    /// The tokens of each of a function's parameters, without the commas between them.
+    pub(crate) fn parameter_ranges(&self, function: &Function) -> Vec<Range<usize>> {
         let (open, close) = (function.parameters.start, function.parameters.end);
         let mut ranges = Vec::new();
         let (mut start, mut at) = (open + 1, open + 1);
@@ -448,6 +456,11 @@ impl Program {
         if start < close && !(close == start + 1 && self.is(start, "void")) {
             ranges.push(start..close);
         }
+        ranges
+    }
+
+    fn parameters(&mut self, function: &Function) -> Vec<Parameter> {
+        let ranges = self.parameter_ranges(function);
         // Explicit indices first: the implicit ones take what is left, in order.
         let mut used: Vec<(ArgumentKind, u32)> = Vec::new();
         let mut parsed = Vec::new();

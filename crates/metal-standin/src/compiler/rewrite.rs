@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::clang::UNROLL;
-use super::lexer::{Kind, Place, Token, closing, closing_angle};
+use super::lexer::{Kind, Place, Token, closing, closing_angle, is_vector_name};
 use super::program::Program;
 
 /// What clang compiles.
@@ -67,20 +67,6 @@ pub(crate) struct Rewriter<'a> {
     after: BTreeMap<usize, Vec<String>>,
     replace: HashMap<usize, String>,
     vectors: HashSet<String>,
-}
-
-/// `float4`, `half2x3`, `packed_uchar4`, `simdgroup_float8x8`…: types whose conversions clang does not know.
-fn is_vector_name(name: &str) -> bool {
-    let name = name.strip_prefix("packed_").unwrap_or(name);
-    let scalars =
-        ["float", "half", "bfloat", "bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong"];
-    scalars.iter().any(|scalar| {
-        name.strip_prefix(scalar).is_some_and(|rest| {
-            let width = |b: &u8| (b'2'..=b'4').contains(b);
-            matches!(rest.as_bytes(), [n] if width(n))
-                || matches!(rest.as_bytes(), [c, b'x', r] if width(c) && width(r))
-        })
-    })
 }
 
 impl<'a> Rewriter<'a> {

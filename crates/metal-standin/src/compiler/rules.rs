@@ -1,12 +1,25 @@
 //! What Apple's compiler refuses and clang would let pass.
 
-use std::collections::{HashMap, HashSet};
+mod declarations;
+mod kernels;
+mod lowered;
+
 use std::ops::Range;
 
 use super::Source;
-use super::lexer::{Kind, Place, SCALARS, Token, closing, closing_angle};
+use super::lexer::{Kind, Token, closing, closing_angle};
 use super::program::{Fault, Faults, Program};
-use super::rewrite::Text;
+use declarations::Alias;
+
+pub(crate) use lowered::{check as check_lowered, may_refuse as may_refuse_lowered};
+
+/// These rules: what they accepted is remembered as long as they are the same.
+pub(crate) const TEXT: [&str; 4] = [
+    include_str!("rules.rs"),
+    include_str!("rules/declarations.rs"),
+    include_str!("rules/kernels.rs"),
+    include_str!("rules/lowered.rs"),
+];
 
 /// Words that MSL has not.
 const FORBIDDEN: [(&str, &str); 11] = [
@@ -36,18 +49,27 @@ pub(crate) fn check(program: &Program, source: &Source) -> Faults {
         opens.then(|| at..closing_angle(&program.tokens, at + 1).unwrap_or(at))
     };
     let templates = (0..program.tokens.len()).filter_map(list).collect();
-    let mut checker = Checker { program, templates, faults: program.faults.clone() };
+    let aliases = declarations::aliases(program);
+    let mut checker = Checker { program, templates, aliases, faults: program.faults.clone() };
     for at in 0..program.tokens.len() {
         checker.word(at, source.language_version);
+        checker.name(at);
     }
     for function in &program.functions {
         checker.statics(function.body.clone());
+        checker.pointers(function.start..function.parameters.start);
         checker.pointers(function.parameters.clone());
         checker.pointers(function.body.clone());
+        if function.is_kernel {
+            checker.inputs(function);
+        }
         let head = &program.tokens[function.start..function.name];
         if function.is_kernel && !head.iter().any(|t| t.is("void")) {
             checker.fault(function.name, "a kernel must return 'void'".into());
         }
+    }
+    for found in &program.structs {
+        checker.pointers(found.body.clone());
     }
     for range in &program.variables {
         let tokens = &program.tokens[range.clone()];
@@ -60,6 +82,8 @@ pub(crate) fn check(program: &Program, source: &Source) -> Faults {
     }
     let mut faults = checker.faults;
     faults.sort_by_key(|fault| (fault.place.line, fault.place.column));
+    // A struct inside a function, or inside another struct, was looked through twice.
+    faults.dedup_by(|a, b| a.place == b.place && a.message == b.message);
     faults
 }
 
@@ -67,6 +91,7 @@ struct Checker<'a> {
     program: &'a Program,
     /// Lists of template parameters.
     templates: Vec<Range<usize>>,
+    aliases: Vec<Alias>,
     faults: Faults,
 }
 
@@ -95,6 +120,16 @@ impl Checker<'_> {
                 self.fault(at, format!("'{token}' is not supported in Metal {major}.{minor}: it came with 3.1"));
             }
         }
+        if token.kind == Kind::Number {
+            let text = token.text.to_ascii_lowercase();
+            let fraction = if text.starts_with("0x") { text.contains('p') } else { text.contains(['.', 'e']) };
+            if fraction && text.ends_with('l') {
+                self.fault(
+                    at,
+                    "'long double' is not supported in Metal: a literal ends with 'f' or 'h', or with nothing".into(),
+                );
+            }
+        }
         // `[&](…) {`, `[=] {`, `[] {`: an expression cannot start with `[`.
         if token.is("[")
             && version < METAL_3_2
@@ -116,49 +151,6 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether a token is the name of a type that is certainly one: not a template's parameter.
-    fn is_type_name(&self, at: usize) -> bool {
-        self.program.tokens.get(at).filter(|t| t.is_name()).is_some_and(|token| {
-            let base = token.text.trim_end_matches(['2', '3', '4']);
-            SCALARS.contains(&&*token.text)
-                || (SCALARS.contains(&base) && base.len() + 1 == token.text.len())
-                || self.program.structs.iter().any(|s| !s.name.is_empty() && token.is(&s.name))
-        })
-    }
-
-    /// `float *p`, `const block &b` without an address space, in parameters and in bodies.
-    fn pointers(&mut self, range: Range<usize>) {
-        let tokens = &self.program.tokens;
-        let mut found = Vec::new();
-        for at in range.clone() {
-            if !matches!(&*tokens[at].text, "*" | "&") || !self.is_type_name(at.wrapping_sub(1)) {
-                continue;
-            }
-            // `T * name`, `T (…)`: what follows a declared pointer.
-            let declares = tokens.get(at + 1).is_some_and(|t| t.is_name() || t.is(")") || t.is("*") || t.is(">"));
-            let mut start = at - 1;
-            while start > range.start
-                && (tokens[start - 1].is_name() || tokens[start - 1].is("::"))
-                && !matches!(&*tokens[start - 1].text, "return" | "else" | "typename")
-            {
-                start -= 1;
-            }
-            let words = &tokens[start..at];
-            // `sizeof(T) * n` never comes here: its `*` follows a parenthesis.
-            let qualified = words.iter().any(|t| ADDRESS_SPACES.iter().any(|space| t.is(space)));
-            let begins = start == range.start
-                || matches!(&*tokens[start - 1].text, "(" | "," | ";" | "{" | "}" | "<" | ")" | ":");
-            // The address space may follow the type: `float device *p` has it among the words.
-            if declares && begins && !qualified {
-                found.push((at, if self.is(at, "*") { "pointer" } else { "reference" }));
-            }
-        }
-        for (at, kind) in found {
-            let name = if self.program.tokens[at + 1].is_name() { at + 1 } else { at };
-            self.fault(name, format!("{kind} type must have explicit address space qualifier"));
-        }
-    }
-
     /// `static` variables of functions that are not constant.
     fn statics(&mut self, body: Range<usize>) {
         for at in body.clone().filter(|at| self.is(*at, "static")).collect::<Vec<_>>() {
@@ -170,108 +162,4 @@ impl Checker<'_> {
             }
         }
     }
-}
-
-/// Whether functions call each other in a circle, going by their names alone: overloads count as one, so that this may
-/// be wrong, and only says whether to look closely.
-pub(crate) fn may_recurse(program: &Program) -> bool {
-    let name = |at: usize| &*program.tokens[at].text;
-    let mut calls: HashMap<&str, HashSet<&str>> = HashMap::new();
-    for function in &program.functions {
-        let called = function
-            .body
-            .clone()
-            .filter(|at| program.tokens[*at].is_name() && (name(at + 1) == "(" || name(at + 1) == "<"));
-        calls.entry(name(function.name)).or_default().extend(called.map(name));
-    }
-    for found in &program.structs {
-        // A method: any name before a parenthesis; what it calls is taken for all of the struct.
-        for at in found.body.clone().filter(|at| program.tokens[*at].is_name() && name(at + 1) == "(") {
-            let after = closing(&program.tokens, at + 1) + 1;
-            let open = (after..found.body.end).take(4).find(|i| name(*i) == "{");
-            if let Some(open) = open {
-                let body = open..closing(&program.tokens, open);
-                let called = body.filter(|i| program.tokens[*i].is_name() && name(i + 1) == "(").map(name);
-                calls.entry(name(at)).or_default().extend(called);
-            }
-        }
-    }
-    circle(&calls).is_some()
-}
-
-/// A node on a circle of a graph, if it has one.
-fn circle<'a>(calls: &HashMap<&'a str, HashSet<&'a str>>) -> Option<&'a str> {
-    // What is left when nodes that call nobody are taken away, again and again, lies on circles or leads to one.
-    let mut left: HashMap<&str, HashSet<&str>> = calls.clone();
-    loop {
-        let names: HashSet<&str> = left.keys().copied().collect();
-        for called in left.values_mut() {
-            called.retain(|name| names.contains(name));
-        }
-        let before = left.len();
-        left.retain(|_, called| !called.is_empty());
-        if left.len() == before {
-            break;
-        }
-    }
-    // Of these, one that reaches itself.
-    let reaches = |start: &str| {
-        let (mut seen, mut open) = (HashSet::new(), vec![start]);
-        while let Some(name) = open.pop() {
-            for next in &left[name] {
-                if *next == start {
-                    return true;
-                }
-                if seen.insert(*next) {
-                    open.push(next);
-                }
-            }
-        }
-        false
-    };
-    let mut names: Vec<&str> = left.keys().copied().collect();
-    names.sort_unstable();
-    names.into_iter().find(|name| reaches(name))
-}
-
-/// Recursion in unoptimized IR with line tables: every function with those it calls. A method that calls itself is let
-/// pass: Apple's compiler takes the one in MLX (`LoopedElemToLoc::next`, a call in tail position that becomes a loop).
-pub(crate) fn recursion(ir: &str, text: &Text) -> Option<Fault> {
-    let mut calls: HashMap<&str, HashSet<&str>> = HashMap::new();
-    let mut debug: HashMap<&str, &str> = HashMap::new();
-    let (mut current, mut is_method) = ("", false);
-    let symbol = |text: &'static str, line: &str| line.find(text).map(|at| at + text.len());
-    for line in ir.lines() {
-        if line.starts_with("define ") {
-            let Some(at) = symbol("@", line) else { continue };
-            current = line[at..].split('(').next().unwrap_or("");
-            is_method = line.contains("%this");
-            calls.entry(current).or_default();
-            if let Some((_, number)) = line.split_once("!dbg ") {
-                debug.insert(current, number.split([' ', '{']).next().unwrap_or(""));
-            }
-        } else if line.contains(" call ")
-            && !current.is_empty()
-            && let Some(at) = symbol("@", line)
-        {
-            let callee = line[at..].split('(').next().unwrap_or("");
-            if !(is_method && callee == current) {
-                calls.entry(current).or_default().insert(callee);
-            }
-        }
-    }
-    let found = circle(&calls)?;
-    let about =
-        ir.lines().find(|line| debug.get(found).is_some_and(|number| line.starts_with(&format!("{number} = "))));
-    let field = |name: &str| {
-        about.and_then(|a| a.split(name).nth(1)).map(|rest| rest.split([',', '"', ')']).next().unwrap_or(""))
-    };
-    let line = field("line: ").and_then(|n| n.trim().parse().ok()).unwrap_or(1);
-    let name = field("name: \"").unwrap_or(found);
-    let place = text.place(line, 1);
-    let place = Place { line: place.line, column: place.column.max(1) };
-    Some(Fault {
-        place,
-        message: format!("recursion is not supported in Metal: '{name}' calls itself, or what it calls does"),
-    })
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::super::lexer::{Kind, SCALARS, Token, closing, closing_angle};
-use super::{Rewriter, is_vector_name};
+use super::super::lexer::{Kind, SCALARS, Token, closing, closing_angle, is_vector_name};
+use super::Rewriter;
 
 impl Rewriter<'_> {
     /// `static constexpr constant T x = Other<T>::y;`: an object in constant memory is made from a value, not copied.
