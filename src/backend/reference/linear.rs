@@ -3,8 +3,8 @@
 use crate::backend::matrix::Matrix;
 
 // ANCHOR: linear
-/// `out[r][o] = Σ_i x[r][i] * weight[o][i]`, with `x: [rows, in]`, `weight: [out, in]`, `out:
-/// [rows, out]`.
+/// `out[r][o] = Σ_i x[r][i] * weight[o][i]`, with `x: [rows, in]`, `weight: [out, in]`,
+/// `out: [rows, out]`.
 ///
 /// A weight row is widened to f32 once and then used for every input row.
 pub fn linear(out: &mut [f32], x: &[f32], weight: &Matrix, rows: usize) {
