@@ -120,11 +120,11 @@ unsafe impl Dots for I8mm {
     }
     #[inline(always)]
     unsafe fn round_bf16(low: float32x4_t, high: float32x4_t) -> int32x4_t {
-        let (mut words, mut high_words): (int32x4_t, int32x4_t);
+        let mut words: int32x4_t;
         unsafe {
             std::arch::asm!("bfcvtn {words:v}.4h, {low:v}.4s", "bfcvtn {high_words:v}.4h, {high:v}.4s",
                 "zip1 {words:v}.8h, {words:v}.8h, {high_words:v}.8h", words = out(vreg) words,
-                high_words = out(vreg) high_words, low = in(vreg) low, high = in(vreg) high,
+                high_words = out(vreg) _, low = in(vreg) low, high = in(vreg) high,
                 options(pure, nomem, nostack, preserves_flags));
         }
         words
