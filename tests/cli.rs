@@ -273,6 +273,7 @@ fn bad_input_is_an_error_that_says_what_to_do() {
     fails(&run(&["generate", "x", "--logit-bias", "99999=1"]), 1, &["99999"]);
     fails(&run(&["generate", "x", "--threads", "0"]), 2, &["--threads"]);
     fails(&run(&["generate", "x", "--backend", "gpu"]), 2, &["cpu", "reference"]);
+    fails(&run(&["generate", "x", "--backend", "cpu", "--metal-plain"]), 2, &["--metal-plain", "--backend metal"]);
     fails(&run(&["generate", "x", "--model", "qwen3-0.6b"]), 1, &["no weights", "fs pull qwen3-0.6b"]);
     fails(&run(&["generate", "x", "--model", "no-such-model"]), 1, &["no-such-model", "fs pull"]);
     fails(&run(&["generate", "--file", "/no/such/file"]), 1, &["/no/such/file"]);

@@ -83,6 +83,9 @@ fn a_kernel_that_does_not_compile() {
     let directory = kernels("packed.h", |text| text + "\nconstant float wrong = nothing;\n");
     let line = std::fs::read_to_string(directory.path().join("packed.h")).unwrap().lines().count();
     fails(&generate_with(directory.path()), &[&format!("packed.h:{line}:24: error: "), "nothing"]);
+    // A header that includes itself, and a word behind the name.
+    let directory = kernels("packed.h", |text| format!("#include \"packed.h\" // again\n{text}"));
+    assert!(generate_with(directory.path()).status.success());
     std::fs::remove_file(directory.path().join("packed.h")).unwrap();
     fails(&generate_with(directory.path()), &["packed.h", "FS_METAL_SOURCE_DIR"]);
 }

@@ -172,7 +172,8 @@ pub trait Backend: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Whether weights of so many bytes in all are worth loading; refuses what the device has no memory for.
+    /// Whether weights of so many bytes in all are worth loading; refuses what the device has no memory for, and says in which
+    /// format so many values would fit.
     fn admit(&self, _bytes: u64, _values: u64) -> Result<(), BackendError> {
         Ok(())
     }

@@ -53,7 +53,10 @@ impl DeviceArgs {
     /// These arguments as the engine takes them.
     pub fn options(&self) -> EngineOptions {
         if self.metal_plain && matches!(self.backend, BackendKind::Cpu | BackendKind::Reference) {
-            usage_error(ErrorKind::ArgumentConflict, "--metal-plain is for the metal backend");
+            usage_error(
+                ErrorKind::ArgumentConflict,
+                "--metal-plain chooses kernels of the metal backend; leave it out, or run with --backend metal",
+            );
         }
         EngineOptions {
             backend: self.backend,

@@ -5,6 +5,7 @@ use super::json::{MAX_JSON_BYTES, Named, Unique, printable, read_bounded};
 use super::safetensors::read_tensors;
 use super::{DType, SharedBytes, WeightsError};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,8 +51,20 @@ impl Tensor {
         out
     }
 
-    /// The same numbers in f16, rounded to its 11 bits: for formats that a backend has no kernels for. Larger ones than an f16
-    /// holds become infinite.
+    /// As backends with kernels of their own keep it: itself, but for Q4_1, which none has a kernel for and a few matrices of
+    /// llama.cpp's files are stored in. The stored bytes are not needed any more then.
+    pub fn for_kernels(&self) -> Cow<'_, Tensor> {
+        match self.dtype {
+            DType::Q4_1 => {
+                let wider = self.to_f16();
+                self.data.release();
+                Cow::Owned(wider)
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
+
+    /// The same numbers in f16, rounded to its 11 bits. Larger ones than an f16 holds become infinite.
     pub fn to_f16(&self) -> Tensor {
         // Row by row: of the whole in f32 there would be four bytes for each of two.
         let columns = self.shape.last().copied().unwrap_or(1).max(1);

@@ -2,6 +2,7 @@
 //!
 //! Nothing of these tables is written by hand: medians, ratios and shares are computed from the files while the site is built.
 
+use failed_star::session::bench::Spread;
 use serde_json::Value;
 use std::path::Path;
 
@@ -42,16 +43,16 @@ pub fn sections(root: &Path, directory: &str, link: impl Fn(&str) -> String) -> 
         return Err(format!("{directory} has no run of tools/bench-peers"));
     }
     runs.sort_by(|a, b| b.cmp(a));
-    let mut machines: Vec<&str> = Vec::new();
+    let mut machines: Vec<&(String, String)> = Vec::new();
     for (_, machine, _) in &runs {
-        if !machines.contains(&machine.as_str()) {
+        if !machines.contains(&machine) {
             machines.push(machine);
         }
     }
     let mut out = String::new();
     for machine in machines {
-        let (name, features) = machine.split_once(" (").unwrap_or((machine, ""));
-        out += &format!("\n## {name}\n\nIts vector instructions: {}.\n", features.trim_end_matches(')'));
+        let (name, features) = machine;
+        out += &format!("\n## {name}\n\nIts vector instructions: {features}.\n");
         out.extend(runs.iter().filter(|(_, of, _)| of == machine).map(|(_, _, text)| text.as_str()));
     }
     Ok(out)
@@ -124,7 +125,7 @@ fn title(test: &str, of: &Value) -> String {
 }
 
 /// The processor out of what `lscpu` printed, and which vector instructions it has.
-fn machine(lscpu: &str) -> Result<String, String> {
+fn machine(lscpu: &str) -> Result<(String, String), String> {
     let field = |name: &str| {
         let line = lscpu.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(str::trim).ok_or_else(|| format!("`machine` has no `{name}`"))
@@ -132,7 +133,7 @@ fn machine(lscpu: &str) -> Result<String, String> {
     let flags: Vec<&str> = field("Flags").or_else(|_| field("Features")).unwrap_or_default().split(' ').collect();
     let known = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "asimddp", "i8mm"];
     let known: Vec<&str> = known.into_iter().filter(|name| flags.contains(name)).collect();
-    Ok(format!("{}, {} cores ({})", field("Model name")?, field("CPU(s)")?, known.join(", ")))
+    Ok((format!("{}, {} cores", field("Model name")?, field("CPU(s)")?), known.join(", ")))
 }
 
 /// What each peer was.
@@ -193,11 +194,9 @@ fn table(results: &Value, types: &[&str], test: &str) -> Result<String, String> 
     Ok(out)
 }
 
-/// The middle one, or the mean of the two in the middle.
-pub fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
-    Some((low + high) / 2.0)
+/// `fs bench`'s median, of any number of values.
+pub fn median(values: Vec<f64>) -> Option<f64> {
+    (!values.is_empty()).then(|| Spread::new(values).median)
 }
 
 #[cfg(test)]

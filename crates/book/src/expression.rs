@@ -227,8 +227,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Whether a number may be typed into an expression: what one counts on fingers, a power of two, or a unit and a round size (one digit
-/// before zeros, from a hundred on, or behind a point).
+/// Whether a number may be typed into an expression: what one counts on fingers, a power of two, or a unit and a round size
+/// (one digit before zeros, from a hundred on, or behind a point).
 fn is_plain(text: &str, number: f64) -> bool {
     let digits = text.trim_matches(['0', '.']).chars().filter(char::is_ascii_digit).count();
     let round = digits <= 1 && !(1.0..100.0).contains(&number);

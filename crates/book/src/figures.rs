@@ -129,7 +129,7 @@ fn check(name: &str, svg: &str) -> Result<(), String> {
     if let Some(id) = svg.split(" id=\"").skip(1).find(|id| !id.starts_with(&format!("{name}--"))) {
         return Err(format!("ids start with `{name}--`: `{}`", id.split('"').next().unwrap_or_default()));
     }
-    // Nobody draws to a tenth of a pixel by hand: such a length stands for a number, and must move with it.
+    // By hand one draws to whole pixels, or halves: any other length stands for a number, and must move with it.
     for length in ["width", "height"] {
         for (_, rest) in svg.match_indices(&format!(" {length}=\"")).map(|(at, found)| svg.split_at(at + found.len())) {
             let typed = rest.split('"').next().unwrap_or_default();

@@ -2,7 +2,8 @@
 //!
 //! `docs/values.toml` names the sources. An expression is arithmetic (`+ - * /`, parentheses) over numbers, over paths
 //! into a source (`qwen3.config.hidden_size`, `golden.cases[text="hello world"].ids`, `case.embedding[0][0..4]`) and
-//! over `len(x)`, `sum(x)`, `max(x)`, `sqrt(x)`, `log2(x)` and `median(list, …, field.of.each)`. Signs stand between spaces, since names may contain `-`.
+//! over `len(x)`, `sum(x)`, `max(x)`, `sqrt(x)`, `log2(x)` and `median(list, …, field.of.each)`. Signs stand between spaces,
+//! since names may contain `-`.
 //!
 //! An element is chosen by what it has, `[name=value]`, or by how that begins, `[step^="Waiting threads"]`: one, and only one,
 //! must fit; or by the element that it comes after: `[operation=add after tensor="….o_proj.weight"]` is the first of its kind
@@ -55,7 +56,7 @@ enum Source {
     Text(PathBuf),
     /// A table of the engine that this program is linked with: [`engine_table`].
     Engine(String),
-    /// An expression that several places show.
+    /// An expression over other sources, for what several places show.
     Is(String),
 }
 

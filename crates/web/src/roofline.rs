@@ -2,6 +2,7 @@
 
 use crate::LiveError;
 use crate::cost::{config, model};
+use failed_star::session::bench::Spread;
 use failed_star::weights::{Config, ModelSource};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -81,9 +82,8 @@ fn machine(root: &Path) -> Result<Value, LiveError> {
     }))
 }
 
-fn median(mut all: Vec<f64>) -> Option<f64> {
-    all.sort_by(f64::total_cmp);
-    Some((all.get(all.len().checked_sub(1)? / 2)? + all.get(all.len() / 2)?) / 2.0)
+fn median(all: Vec<f64>) -> Option<f64> {
+    (!all.is_empty()).then(|| Spread::new(all).median)
 }
 
 #[cfg(test)]

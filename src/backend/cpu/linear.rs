@@ -113,7 +113,7 @@ fn packed(cpu: &Cpu, weight: &Panels<'_>, x: &Quantized, out: &mut Block<'_>) {
         DType::Q4K => packed_as::<PackedQ4K>(cpu, weight, x, out),
         DType::Q5K => packed_as::<PackedQ5K>(cpu, weight, x, out),
         DType::Q6K => packed_as::<PackedQ6K>(cpu, weight, x, out),
-        DType::F32 | DType::F16 | DType::BF16 | DType::Q4_1 => unreachable!("not packed: see `Cpu::load`"),
+        DType::F32 | DType::F16 | DType::BF16 | DType::Q4_1 => unreachable!("not packed: see `Tensor::for_kernels`"),
     }
 }
 

@@ -16,7 +16,7 @@ pub mod threads;
 use super::matrix::Matrix;
 use super::{Backend, BackendError, BackendInfo, CachePosition, Heads, Peak, assert_in_cache, reference};
 use crate::model::kv_cache::{HostKvCache, KvLayout};
-use crate::weights::{DType, Tensor};
+use crate::weights::Tensor;
 use huge::Arena;
 use packed::Packed;
 use simd::Level;
@@ -85,11 +85,7 @@ impl Backend for Cpu {
     }
 
     fn load(&self, tensor: &Tensor) -> Result<CpuWeight, BackendError> {
-        if tensor.dtype == DType::Q4_1 {
-            let wider = tensor.to_f16();
-            tensor.data.release();
-            return self.load(&wider);
-        }
+        let tensor = &*tensor.for_kernels();
         let matrix = Matrix::new(tensor, "cpu")?;
         let vector = if tensor.shape.len() == 1 { matrix.to_f32() } else { Vec::new() };
         let form = match tensor.dtype.is_quantized() {

@@ -21,7 +21,7 @@ macro_rules! by_dtype {
                 crate::weights::DType::Q4K => concat!($name, "_q4_k"),
                 crate::weights::DType::Q5K => concat!($name, "_q5_k"),
                 crate::weights::DType::Q6K => concat!($name, "_q6_k"),
-                crate::weights::DType::Q4_1 => unreachable!("kept in f16: see `Metal::load`"),
+                crate::weights::DType::Q4_1 => unreachable!("kept in f16: see `Tensor::for_kernels`"),
             },
         )
     };

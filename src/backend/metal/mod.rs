@@ -26,7 +26,7 @@ pub use weight::MetalWeight;
 
 use super::{Ahead, Backend, BackendError, BackendInfo, CachePosition, Counters, Heads, plain};
 use crate::model::kv_cache::{KvDType, KvLayout, TILE, grown_capacity};
-use crate::weights::{DType, Tensor};
+use crate::weights::Tensor;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use device::{Device, NEEDS_LESS};
 use library::{Kernel, Library};
@@ -338,12 +338,7 @@ impl Backend for Metal {
     }
 
     fn load(&self, tensor: &Tensor) -> Result<MetalWeight, BackendError> {
-        if tensor.dtype == DType::Q4_1 {
-            let wider = tensor.to_f16();
-            tensor.data.release();
-            return self.load(&wider);
-        }
-        MetalWeight::new(&self.device, tensor, self.plain).map_err(error)
+        MetalWeight::new(&self.device, &tensor.for_kernels(), self.plain).map_err(error)
     }
 
     fn buffer(&self, len: usize) -> MetalBuffer {

@@ -80,7 +80,7 @@ pub(super) fn pack(dtype: DType, row: &[u8], columns: usize, to: &mut [u8]) {
             }
         }
         DType::F32 | DType::F16 | DType::BF16 => unreachable!("{dtype} has no blocks"),
-        DType::Q4_1 => unreachable!("kept in f16: see `Metal::load`"),
+        DType::Q4_1 => unreachable!("kept in f16: see `Tensor::for_kernels`"),
     }
 }
 

@@ -8,6 +8,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | [`q8_0`] | 32 | 34 | 8.5 | `d * code`, code from -127 to 127 |
 //! | [`q4_0`] | 32 | 18 | 4.5 | `d * (code - 8)` |
+//! | [`q4_1`] | 32 | 20 | 5 | `d * code + m`; read only |
 //! | [`q4_k`] | 256 | 144 | 4.5 | `d * scale * code - dmin * min` |
 //! | [`q5_k`] | 256 | 176 | 5.5 | `d * scale * code - dmin * min` |
 //! | [`q6_k`] | 256 | 210 | 6.5625 | `d * scale * (code - 32)` |
@@ -71,6 +72,11 @@ pub trait BlockFormat: bytemuck::Pod + Send + Sync {
     ///
     /// `importance: [VALUES]` says how much an error in each value costs: the mean squared activation of its column.
     fn quantize(values: &[f32], importance: Option<&[f32]>) -> Self;
+}
+
+/// Code `i` of 32 in half bytes: byte `j` holds code `j` in its low half and code `j + 16` in its high half.
+fn half_byte(codes: &[u8; 16], i: usize) -> u8 {
+    codes[i % 16] >> (4 * (i / 16)) & 15
 }
 
 /// Quantizes `values: [blocks * VALUES]` into blocks that lie one after the other in `bytes`. `importance` is as long as

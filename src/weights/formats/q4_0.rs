@@ -1,7 +1,7 @@
 //! Q4_0: 32 values in 4 bits each with one scale.
 
 use super::search::{code, fit_scale, inverse, largest, outward, weigh};
-use super::{Activations, BlockFormat};
+use super::{Activations, BlockFormat, half_byte};
 use half::f16;
 
 /// 18 bytes: `value[i] = d * (code[i] - 8)`.
@@ -17,7 +17,7 @@ pub struct Q4_0 {
 impl Q4_0 {
     /// Code `i` of the block's 32.
     pub fn code(&self, i: usize) -> u8 {
-        self.codes[i % 16] >> (4 * (i / 16)) & 15
+        half_byte(&self.codes, i)
     }
 }
 

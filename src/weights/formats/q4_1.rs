@@ -1,9 +1,9 @@
 //! Q4_1: 32 values in 4 bits each with a scale and a minimum.
 //!
 //! llama.cpp stores some matrices of its `q4_0` files so where it knows their importance. `fs` reads them; kernels of their own are
-//! not worth their place, so the fast backends keep them [in f16](crate::weights::Tensor::to_f16).
+//! not worth their place, so the fast backends keep them [in f16](crate::weights::Tensor::for_kernels).
 
-use super::{Activations, BlockFormat};
+use super::{Activations, BlockFormat, half_byte};
 use half::f16;
 
 /// 20 bytes: `value[i] = d * code[i] + m`.
@@ -21,7 +21,7 @@ pub struct Q4_1 {
 impl Q4_1 {
     /// Code `i` of the block's 32.
     pub fn code(&self, i: usize) -> u8 {
-        self.codes[i % 16] >> (4 * (i / 16)) & 15
+        half_byte(&self.codes, i)
     }
 }
 
@@ -44,8 +44,7 @@ impl BlockFormat for Q4_1 {
     fn quantize(values: &[f32], _importance: Option<&[f32]>) -> Self {
         let low = values.iter().copied().fold(f32::INFINITY, f32::min);
         let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // Between the largest numbers of an f16 lies more than one.
-        let (d, m) = (f16::from_f32(((high - low) / 15.0).min(f16::MAX.to_f32())), f16::from_f32(low));
+        let (d, m) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
         let per_step = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
         let code = |i: usize| ((values[i] - m.to_f32()) * per_step).round_ties_even().clamp(0.0, 15.0) as u8;
         Self { d, m, codes: std::array::from_fn(|j| code(j) | code(j + 16) << 4) }

@@ -110,7 +110,7 @@ pub(crate) struct Program {
 }
 
 /// Thread indices a kernel may ask for: attribute, field of `msl_thread`, three numbers.
-const INPUTS: [(&str, &str, bool); 13] = [
+pub(crate) const INPUTS: [(&str, &str, bool); 13] = [
     ("thread_position_in_grid", "thread_position_in_grid", true),
     ("threadgroup_position_in_grid", "threadgroup_position_in_grid", true),
     ("thread_position_in_threadgroup", "thread_position_in_threadgroup", true),
@@ -127,7 +127,7 @@ const INPUTS: [(&str, &str, bool); 13] = [
 ];
 
 /// Inputs that are computed from those.
-const COMPUTED: [(&str, &str); 5] = [
+pub(crate) const COMPUTED: [(&str, &str); 5] = [
     ("quadgroup_index_in_threadgroup", "msl::scalar_input(msl_t->thread_index_in_threadgroup / 4)"),
     ("thread_index_in_quadgroup", "msl::scalar_input(msl_t->thread_index_in_threadgroup % 4)"),
     ("quadgroups_per_threadgroup", "msl::scalar_input(msl_t->simdgroups_per_threadgroup * 8)"),
@@ -138,13 +138,6 @@ const COMPUTED: [(&str, &str); 5] = [
     ),
     ("grid_origin", "msl::scalar_input(0)"),
 ];
-
-/// Whether an attribute asks for a place or a size in the grid or the threadgroup, a number for each dimension; `None` if it
-/// asks for no number.
-pub(crate) fn input_is_position(attribute: &str) -> Option<bool> {
-    let input = INPUTS.iter().find(|input| input.0 == attribute).map(|input| input.2);
-    input.or_else(|| COMPUTED.iter().any(|input| input.0 == attribute).then_some(attribute == "grid_origin"))
-}
 
 impl Program {
     pub(crate) fn parse(tokens: Vec<Token>) -> Program {

@@ -1,11 +1,18 @@
 //! What kernels ask for.
 
-use super::super::program::{Function, input_is_position};
+use super::super::program::{COMPUTED, Function, INPUTS};
 use super::Checker;
 use super::declarations::is_builtin;
 
 /// Types of the numbers that a kernel may ask for.
 const COUNTS: [&str; 4] = ["uint", "ushort", "uint32_t", "uint16_t"];
+
+/// Whether an attribute asks for a place or a size in the grid or the threadgroup, a number for each dimension; `None` if it
+/// asks for no number.
+fn input_is_position(attribute: &str) -> Option<bool> {
+    let input = INPUTS.iter().find(|input| input.0 == attribute).map(|input| input.2);
+    input.or_else(|| COMPUTED.iter().any(|input| input.0 == attribute).then_some(attribute == "grid_origin"))
+}
 
 impl Checker<'_> {
     /// The types of `[[thread_position_in_grid]]` and so on: whole numbers without a sign, one or one for each dimension, and
